@@ -25,8 +25,9 @@ from rootcellar.stores.expiring import DeletionTooSlow, Expiring
 from rootcellar.stores.holding import Holding
 from rootcellar.stores.jobs import Jobs
 from rootcellar.stores.search import OneOf
-from rootcellar.testing.helpers import able, json_payload, new_id, record, wait_until
-from tests.conformance.registered import HYBRID, REDIS
+from rootcellar.testing.helpers import able, begun, json_payload, new_id, part, record, wait_until
+from rootcellar.testing.under_test import StoreUnderTest
+from tests.conformance.registered import HYBRID, MONGO, REDIS, WRITE_BEHIND
 from tests.history.stores import SQL, opened
 
 SMALL = CleanupConfig(batch=3, least_batch=1)
@@ -296,6 +297,33 @@ def test_other_process_begins_no_second_sweep_while_one_runs(store: Store) -> No
         may_end.set()
     first.signals.wait(Signal.RAN)
     assert able(store, Jobs).jobs()[BLOB_JOB].done == 1
+
+
+@pytest.mark.parametrize("place", [*SQL, HYBRID, WRITE_BEHIND, REDIS, MONGO], ids=str)
+def test_chord_ends_with_its_values_although_the_records_of_its_parts_have_expired(
+    place: StoreUnderTest, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """A rule keeps them for a short time, and their blobs are older than the time for which a blob is kept."""
+    codec = codec_of({"result_max_size": 10, "result_too_large": "spill", "result_blob_url": f"file://{tmp_path}"})
+    spiller = codec.spiller
+    assert spiller is not None
+    with opened(place, request) as store:
+        group = begun(store, 2)
+        ids = [new_id(), new_id()]
+        for index, task_id in enumerate(ids):
+            spilled = spiller.spill(json_payload("a large result"), task_id)
+            one = record(task_id=task_id, result=spilled, expires_at=now() - timedelta(hours=1))
+            store.put(one, part(group, task_id, index, expires_at=now() + timedelta(days=1)))
+        cleanup = cleanup_of(store, sweep_blobs=lambda go_on: spiller.sweep(store, -10.0, go_on))
+        cleanup.clean()
+        wait_until(lambda: not store.get_many(ids), "the expiry of the copies in Redis")
+        assert cleanup.clean().blobs == 0
+        parts = store.chord_parts(group)
+        assert [spiller.fetch(each.result, each.task_id) for each in parts if each.result] == [
+            json_payload("a large result")
+        ] * 2
+        store.finish_chord(group)
+        assert cleanup.clean().blobs == 2
 
 
 def test_sweep_of_blobs_stays_the_leader_and_ends_with_the_lead(store: Store, tmp_path: Path) -> None:

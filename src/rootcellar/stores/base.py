@@ -395,6 +395,14 @@ class ReportsInserts(Protocol):
 
 
 @runtime_checkable
+class KnowsParts(Protocol):
+    """A store that can tell whether a chord needs the result of a task."""
+
+    def living_parts(self, task_ids: Sequence[str]) -> set[str]:
+        """Return those of these tasks that are counted parts of an unfinished chord. It may read all parts."""
+
+
+@runtime_checkable
 class RecordsSent(Protocol):
     """A store that can store records of tasks that were only sent."""
 

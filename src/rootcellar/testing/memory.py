@@ -204,6 +204,11 @@ class MemoryStore(Store):
             parts = chord.parts.values() if chord else ()
             return [self._part_result(part) for part in sorted(parts, key=_place_in_header)]
 
+    def living_parts(self, task_ids: Sequence[str]) -> set[str]:
+        """See :class:`~rootcellar.stores.base.KnowsParts`."""
+        with _lock:
+            return {part for chord in self._place.chords.values() for part, _ in chord.parts}.intersection(task_ids)
+
     def finish_chord(self, group_id: str) -> None:
         with _lock:
             chord = self._place.chords.get(group_id)

@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote
 from rootcellar.errors import PayloadUnreadable, RecordRefused, StoreError
 from rootcellar.payloads.blobs.storage import Blobs
 from rootcellar.records import Payload, Stored, TaskRecord
-from rootcellar.stores.base import Store
+from rootcellar.stores.base import KnowsParts, Store
 from rootcellar.stores.framing import frame, unframe
 from rootcellar.stores.journal import WritesBehind
 
@@ -128,10 +128,12 @@ class BlobSpiller:
     def sweep(self, store: Store, grace: float, go_on: Callable[[], object] = lambda: None) -> int:
         """Delete the blobs without a record. Return how many.
 
+        A part of a chord that was not finished keeps its blob, also if its record has expired.
+
         Args:
             store: the store with all records that refer to these blobs.
             grace: seconds for which a blob without a record is kept, because its record may not be stored yet, or a
-                chord may need it.
+                part of a chord may not be counted yet.
             go_on: called before each 1,000 blobs; an error that it raises ends the sweep.
         """
         if (moving := store.ability(WritesBehind)) is not None:
@@ -143,11 +145,19 @@ class BlobSpiller:
             go_on()
             owners = {name: _task_of(name) for name in some if _NAME.fullmatch(name)}
             records = store.get_many(set(owners.values()))
-            for name, task_id in owners.items():
-                if blob_of(records.get(task_id)) != name:
+            orphans = {name: task_id for name, task_id in owners.items() if blob_of(records.get(task_id)) != name}
+            needed = _living_parts(store, set(orphans.values()))
+            for name, task_id in orphans.items():
+                if task_id not in needed:
                     self.blobs.delete(name)
                     count += 1
         return count
+
+
+def _living_parts(store: Store, task_ids: set[str]) -> set[str]:
+    """Return those of these tasks whose results a chord needs; none if the store cannot say it."""
+    able = store.ability(KnowsParts) if task_ids else None
+    return set() if able is None else able.living_parts(sorted(task_ids))
 
 
 def blob_of(record: TaskRecord | None) -> str | None:

@@ -8,7 +8,16 @@ from typing import Any, TypeVar
 
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, TaskRecord
 from rootcellar.stores.archiving import Manifest
-from rootcellar.stores.base import HasSchema, Queryable, RecordsSent, Replaceable, Store, StoreOptions, TaskQuery
+from rootcellar.stores.base import (
+    HasSchema,
+    KnowsParts,
+    Queryable,
+    RecordsSent,
+    Replaceable,
+    Store,
+    StoreOptions,
+    TaskQuery,
+)
 from rootcellar.stores.counting import Counted
 from rootcellar.stores.expiring import Expiring, Postponable, Replicated
 from rootcellar.stores.holding import Hold, Holding
@@ -72,6 +81,8 @@ class ForwardingStore(Store):
             Older,
         ):
             return self.durable.ability(protocol)
+        if protocol is KnowsParts:
+            return self.chords.ability(protocol)
         if protocol is InMemory:
             return next(filter(None, (store.ability(protocol) for store in self.parts()[1:])), None)
         if protocol is Queryable and self._queryable is None:

@@ -136,6 +136,13 @@ class ChordDocuments:
                 results[task["_id"]] = documents.task_record(task).result
         return [part if part.result is not None else replace(part, result=results.get(part.task_id)) for part in found]
 
+    def living(self, task_ids: Sequence[str]) -> set[str]:
+        """See :class:`~rootcellar.stores.base.KnowsParts`. The parts of a finished chord are deleted."""
+        found: set[str] = set()
+        for ids in documents.chunks(documents.findable(task_ids)):
+            found.update(self._parts.distinct("task_id", {"task_id": {"$in": ids}}))
+        return found
+
     def finish(self, group_id: str) -> None:
         """See :meth:`Store.finish_chord`."""
         chord = self._chords.find_one({"_id": group_id, "finished_at": None})

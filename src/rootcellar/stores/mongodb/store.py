@@ -208,6 +208,10 @@ class MongoStore(Store):
     def chord_parts(self, group_id: str) -> Sequence[PartResult]:
         return self._run(lambda at: at.chords.parts(group_id))
 
+    def living_parts(self, task_ids: Sequence[str]) -> set[str]:
+        """See :class:`~rootcellar.stores.base.KnowsParts`."""
+        return self._run(lambda at: at.chords.living(task_ids))
+
     def finish_chord(self, group_id: str) -> None:
         self._run(lambda at: at.chords.finish(group_id))
 

@@ -101,6 +101,9 @@ ORDER BY p.group_index = -1, p.group_index, p.task_id
 -- finish_chord: delete the body; the row stays, so that late parts are refused
 UPDATE {chord} SET date_done = SYSDATE(6), body = NULL, header = NULL WHERE group_id = %(group_id)s
 
+-- living_parts: find tasks that are parts; no index finds them
+SELECT DISTINCT task_id FROM {part} WHERE task_id IN %(task_ids)s AND group_index <> -2
+
 -- orphaned_chords: find chords that are complete, not finished, and without a valid claim
 SELECT group_id FROM {chord}
 WHERE date_done IS NULL AND counted >= size + extra AND (claimed_until IS NULL OR claimed_until < SYSDATE(6))

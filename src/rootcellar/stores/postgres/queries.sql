@@ -147,6 +147,9 @@ ORDER BY p.group_index = -1, p.group_index, p.task_id
 WITH dropped AS (DELETE FROM {part} WHERE group_id = %(group_id)s)
 UPDATE {chord} SET date_done = now(), body = NULL, header = NULL WHERE group_id = %(group_id)s
 
+-- living_parts: find tasks that are parts; no index finds them
+SELECT DISTINCT task_id FROM {part} WHERE task_id = ANY(%(task_ids)s) AND group_index <> -2
+
 -- orphaned_chords: find chords that are complete, not finished, and without a valid claim
 SELECT group_id FROM {chord}
 WHERE date_done IS NULL AND counted >= size::bigint + extra

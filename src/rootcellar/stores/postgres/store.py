@@ -60,7 +60,7 @@ _PACKAGE = "rootcellar.stores.postgres"
 #: statements for which the server may need long before it answers
 _LONG = {
     *("query_tasks", "scan_tasks", "delete_tasks", "delete_adopted_tasks"),
-    *("delete_expired_groups", "delete_expired_chords"),
+    *("delete_expired_groups", "delete_expired_chords", "living_parts"),
     *("delete_expired_adopted_tasks", "delete_expired_adopted_groups"),
 }
 #: how often a call is repeated because another one has moved a row to another partition

@@ -237,6 +237,17 @@ class RedisStore(Store):
             replace(part, result=records[part.task_id].result) if part.task_id in records else part for part in parts
         ]
 
+    def living_parts(self, task_ids: Sequence[str]) -> set[str]:
+        """See :class:`~rootcellar.stores.base.KnowsParts`. It reads the parts of all chords, one chord at a time."""
+        wanted = set(task_ids)
+        found: set[str] = set()
+        for keys in self._servers.keys(self._keys.all_chords):
+            for key in keys:
+                # not HKEYS, which users that were created for earlier releases may not run
+                parts = chords.read_parts(self._servers.call(key, pack(b"HGETALL", key)))
+                found.update(wanted.intersection(part.task_id for part in parts))
+        return found
+
     def finish_chord(self, group_id: str) -> None:
         key = self._keys.chord(group_id)
         remembered = int(REMEMBERED.total_seconds() * 1000)

@@ -241,6 +241,15 @@ class SqlStore(HoldingMixin[C], PostponingMixin[C], Store, SqlJobs, SqlManifest[
     def chord_parts(self, group_id: str) -> Sequence[PartResult]:
         return [rows.part_result(row) for row in self._all("chord_parts", {"group_id": group_id})]
 
+    def living_parts(self, task_ids: Sequence[str]) -> set[str]:
+        """See :class:`~rootcellar.stores.base.KnowsParts`. The parts of a finished chord are deleted."""
+        found: set[str] = set()
+        ids = self._findable(task_ids)
+        for start in range(0, len(ids), self.MANY):
+            some = self._ids(ids[start : start + self.MANY])
+            found.update(row[0] for row in self._all("living_parts", {"task_ids": some}))
+        return found
+
     # -- end
 
     def check(self) -> None:

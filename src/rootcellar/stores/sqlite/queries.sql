@@ -93,6 +93,9 @@ ORDER BY p.group_index = -1, p.group_index, p.task_id
 -- finish_chord: delete the body; the row stays, so that late parts are refused
 UPDATE {chord} SET date_done = :now, body = NULL, header = NULL WHERE group_id = :group_id
 
+-- living_parts: find tasks that are parts; no index finds them
+SELECT DISTINCT task_id FROM {part} WHERE task_id IN (SELECT value FROM json_each(:task_ids)) AND group_index <> -2
+
 -- orphaned_chords: find chords that are complete, not finished, and without a valid claim
 SELECT group_id FROM {chord}
 WHERE date_done IS NULL AND counted >= size + extra AND (claimed_until IS NULL OR claimed_until < :now)

@@ -7,6 +7,8 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 
+import pytest
+
 from rootcellar.records import (
     ChordProgress,
     ChordRecord,
@@ -14,7 +16,7 @@ from rootcellar.records import (
     Payload,
     Stored,
 )
-from rootcellar.stores.base import Store
+from rootcellar.stores.base import KnowsParts, Store
 from rootcellar.testing.helpers import (
     NOW,
     begun,
@@ -49,6 +51,23 @@ class TestChords:
         second = store.put(two, part(group, two.task_id, 1, state="FAILURE", result=two.result))
         assert second == Stored(written=True, chord=ChordProgress(size=2, counted=2, claimed=True, finished=False))
         assert store.get_many([one.task_id, two.task_id]) == {one.task_id: one, two.task_id: two}
+
+    def test_result_of_a_part_is_needed_until_its_chord_is_finished(self, store: Store) -> None:
+        able = store.ability(KnowsParts)
+        if able is None:
+            pytest.skip("the store cannot say it")
+        group, other = begun(store, 2), begun(store, 1)
+        one, two, alone = record(result=json_payload(1)), new_id(), record()
+        store.put(one, part(group, one.task_id, 0))
+        store.count_part(part(group, two, 1))
+        store.count_part(part(other, "of another chord", 0))
+        store.size_chord(group, 1, relative=True, key="a key")
+        store.put(alone)
+        store.delete([one.task_id])
+        asked = [one.task_id, two, alone.task_id, "a key", new_id()]
+        assert able.living_parts(asked) == {one.task_id, two}
+        store.finish_chord(group)
+        assert able.living_parts(asked) == set()
 
     def test_part_counts_once(self, store: Store) -> None:
         group = begun(store, 3)
