@@ -25,6 +25,12 @@ CREATE TABLE {moved} (
 -- create_all: create the view of both tables, with the columns of the live one
 CREATE VIEW {all} AS SELECT {columns} FROM {task} UNION ALL SELECT {columns} FROM {older};
 
+-- replace_all: create the view anew with more columns at its end; rights on it stay
+CREATE OR REPLACE VIEW {all} AS SELECT {columns} FROM {task} UNION ALL SELECT {columns} FROM {older}
+
+-- drop_all: delete the view
+DROP VIEW IF EXISTS {all}
+
 -- copy_rights: give everybody the rights on a new table that they have on the live one
 SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
     string_agg(DISTINCT a.privilege_type, ', ')

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rootcellar.stores.base import SchemaStatus, StoreOptions
@@ -18,6 +18,7 @@ from rootcellar.stores.sql.grants import Role, on_tables, rights_of
 from rootcellar.stores.sql.schema import Run, SqlSchema
 from rootcellar.stores.sql.statements import (
     columns_made_by,
+    fill_in,
     in_parameterized,
     load_statements,
     qualified,
@@ -86,6 +87,21 @@ def derived(name: str, suffix: str) -> str:
         return name + suffix
     ending = f"_{hashlib.sha256(name.encode()).hexdigest()[:8]}{suffix}"
     return name.encode()[: LONGEST_NAME - len(ending)].decode(errors="ignore") + ending
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column of a table: its name, without and with quotes, its definition, and its type."""
+
+    name: str
+    quoted: str
+    definition: str
+    type: str
+
+    @property
+    def added(self) -> str:
+        """What follows ADD COLUMN."""
+        return f"{self.quoted} {self.definition}"
 
 
 class PostgresSchema(SqlSchema[Connection]):
@@ -253,7 +269,80 @@ class PostgresSchema(SqlSchema[Connection]):
         damaged = [*found.damaged]
         if not self._exists(connection, names["moved"]):
             damaged.append(f"the table {names['moved']} is missing")
-        return replace(found, older=names["older"], damaged=tuple(damaged))
+        differences, repairs = self._differences(connection)
+        return replace(
+            found,
+            older=names["older"],
+            damaged=(*damaged, *differences),
+            repairs=(*found.repairs, *(f"{each};" for each in repairs)),
+        )
+
+    def _differences(self, connection: Connection) -> tuple[list[str], list[str]]:
+        """Return what the older table and the view lack of rootcellar's columns of the live table.
+
+        Returns:
+            sentences, and the statements that put the columns back.
+        """
+        names, ours = older_names(self._options), set(self.task_columns())
+        live = {each.name: each for each in self._typed(connection, self._names["task"]) if each.name in ours}
+        older = {each.name: each for each in self._typed(connection, names["older"])}
+        view = {each.name for each in self._typed(connection, names["all"])}
+        said, repairs = [], []
+        if missing := [each for each in live.values() if each.name not in older]:
+            said.append(f"{names['older']} lacks {_listed(each.name for each in missing)}")
+            repairs += [f"ALTER TABLE {names['older']} ADD COLUMN {each.added}" for each in missing]
+        for each in live.values():
+            if each.name in older and older[each.name].type != each.type:
+                said.append(
+                    f"{each.name} is {older[each.name].type} in {names['older']}, and {each.type} in the others"
+                )
+        if not_seen := [name for name in live if name not in view]:
+            missing_view = f"the view {names['all']} is missing"
+            said.append(f"{names['all']} lacks {_listed(not_seen)}" if view else missing_view)
+            repairs += [self._older_sql["drop_all"], self._view(connection, "replace_all")]
+        return said, repairs
+
+    def _migrate(self, connection: Connection, version: int, adopted: Adopted | None) -> None:
+        super()._migrate(connection, version, adopted)
+        if 0 < version < len(self._migrations) and self._exists(connection, older_names(self._options)["older"]):
+            self._follow(connection)
+
+    def _follow(self, connection: Connection) -> None:
+        """Give the older table and the view the columns that the live table has after an upgrade."""
+        names, ours = older_names(self._options), set(self.task_columns())
+        live = self._typed(connection, self._names["task"])
+        older = self._typed(connection, names["older"])
+        old_view = [each.name for each in self._typed(connection, names["all"])]
+        kept = {*(each.name for each in live), *ours, "drop_after"}
+        added = [each for each in live if each.name not in {one.name for one in older}]
+        dropped = [each for each in older if each.name not in kept]
+        new_view = [each.name for each in live]
+        if not added and not dropped and old_view == new_view:
+            return
+        rights = self._all_of_older(connection, "copy_rights", {"task": names["all"]})
+        is_longer = new_view[: len(old_view)] == old_view
+        if not is_longer:
+            # a view cannot lose a column
+            connection.execute(self._older_sql["drop_all"], prepare=False)
+        for each in added:
+            connection.execute(f"ALTER TABLE {names['older']} ADD COLUMN {each.added}", prepare=False)
+        for each in dropped:
+            connection.execute(f"ALTER TABLE {names['older']} DROP COLUMN {each.quoted}", prepare=False)
+        connection.execute(self._view(connection, "replace_all"), prepare=False)
+        if not is_longer:
+            for grantee, granted in rights:
+                connection.execute(f"GRANT {granted} ON {names['all']} TO {grantee}", prepare=False)
+
+    def _view(self, connection: Connection, statement: str) -> str:
+        """Return a statement that creates the view, with the columns of the live table."""
+        columns = ", ".join(each.quoted for each in self._typed(connection, self._names["task"]))
+        return fill_in(self._older_sql[statement], {"columns": columns}).strip()
+
+    def _typed(self, connection: Connection, table: str) -> list[_Column]:
+        return [_Column(*row) for row in self._all(connection, "typed_columns_of", {"table": table})]
+
+    def _all_of_older(self, connection: Connection, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        return connection.execute(self._older_sql[statement], params).fetchall()
 
     def _to_unadopt(self, connection: Connection) -> tuple[list[tuple[str, str]], int]:
         renamed, results = super()._to_unadopt(connection)
@@ -274,6 +363,11 @@ class PostgresSchema(SqlSchema[Connection]):
         for schema in {self._options.task_schema, self._options.group_schema} - {None}:
             if not self._all(connection, "find_schema", {"schema": schema}):
                 connection.execute(f"CREATE SCHEMA {quote_identifier(str(schema))}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    found = list(names)
+    return f"the column{'s' * (len(found) > 1)} {', '.join(found)}"
 
 
 def _doubled(text: str) -> str:

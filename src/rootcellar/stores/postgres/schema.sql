@@ -53,6 +53,18 @@ SELECT count(*) FROM {registry}
 -- columns_of: return the names of a table's columns
 SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%(table)s) AND attnum > 0 AND NOT attisdropped
 
+-- typed_columns_of: return the columns of a table in their order: the name, the quoted name, the definition
+SELECT a.attname, quote_ident(a.attname), concat(
+    format_type(a.atttypid, a.atttypmod),
+    CASE WHEN a.attcollation <> t.typcollation
+        THEN format(' COLLATE %%s.%%I', c.collnamespace::regnamespace, c.collname) END,
+    CASE WHEN d.adbin IS NOT NULL THEN ' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid) END,
+    CASE WHEN a.attnotnull THEN ' NOT NULL' END
+), format_type(a.atttypid, a.atttypmod)
+FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid LEFT JOIN pg_collation AS c ON c.oid = a.attcollation
+    LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+WHERE a.attrelid = to_regclass(%(table)s) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+
 -- count_task: count the results of tasks
 SELECT count(*) FROM {task}
 
