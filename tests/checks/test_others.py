@@ -148,6 +148,14 @@ class TestSQLite:
         assert_healthy(check(f"sqlite:///{file}"))
         assert (self.dump(file), os.listdir(file.parent)) == (before, [file.name])
 
+    @pytest.mark.parametrize(
+        ("interval", "said"), [(None, "expired, every hour"), (10, "expired, every 10 seconds"), (0, "do not delete")]
+    )
+    def test_interval_of_the_cleanup_is_named(self, interval: float | None, said: str, file: Path) -> None:
+        options = {} if interval is None else {"cleanup_interval": interval}
+        seen = check(f"sqlite:///{file}", result_backend_transport_options=options)
+        assert said in seen.line("expiry").seen
+
     def test_check_makes_no_file(self, tmp_path: Path) -> None:
         assert_healthy(check(f"sqlite:///{tmp_path}/new.sqlite3"))
         assert os.listdir(tmp_path) == []

@@ -697,6 +697,11 @@ class ResultBackend(ReadingBackend):
         return self._policies.current().ensure(work, action, limit)
 
     @property
+    def cleanup_interval(self) -> float:
+        """The seconds between two cleanups by workers; 0 if they do not clean up."""
+        return self._cleanup_interval
+
+    @property
     def late_writes(self) -> int:
         """How many states and results of this process could not be stored yet."""
         return len(self._late.pending()) + self._interim.waiting

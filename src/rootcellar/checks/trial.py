@@ -23,6 +23,7 @@ from rootcellar.checks.measures import milliseconds, seconds_of, spread
 from rootcellar.checks.steps import Step, passed, problem
 from rootcellar.payloads import NotEncodable
 from rootcellar.records import GroupRecord, Payload, TaskRecord
+from rootcellar.retention.durations import show_duration
 from rootcellar.stores import Store
 from rootcellar.stores.base import Watchable
 
@@ -163,7 +164,10 @@ class Trial:
             self.store.put(self._record(task_id, expires_at=_LONG_AGO))
             self.store.delete_expired(_LONG_AGO + timedelta(days=1))
             is_gone = self.store.get(task_id) is None
-            seen = "workers delete what has expired, every hour"
+            interval = self.backend.cleanup_interval
+            seen = f"workers delete what has expired, every {show_duration(interval).removeprefix('1 ')}"
+            if not interval:
+                seen = "workers do not delete what has expired, because cleanup_interval is 0"
             if self.store.expires_by_itself:
                 seen = "the server deletes what has expired within a minute"
         yield passed(seen) if is_gone else problem("expiry-ignored", "a task that has expired is still there")
