@@ -41,7 +41,8 @@ class RootcellarError(Exception):
         return code_of(type(self))
 
     def __str__(self) -> str:
-        place = f" [{self.where}]" if self.where else ""
+        # a setting is often named in the sentence already
+        place = f" [{self.where}]" if self.where and not self.what.startswith(f"{self.where} ") else ""
         advice = f" -> {self.remedy}" if self.remedy else ""
         entry = "" if self.code in WITHOUT_ENTRY else f" (see `{explain(self.code)}`)"
         return f"{self.what}{place}{advice}{entry}"

@@ -14,7 +14,7 @@ from celery import Celery
 from rootcellar.checks.retention import rules_of
 from rootcellar.stores import open_store
 from rootcellar.testing.helpers import record
-from tests.commands import Ended, run, run_here
+from tests.commands import Ended, run, run_here, run_on_terminal
 from tests.servers import free_port
 
 APP = """
@@ -88,7 +88,7 @@ def test_explain_prints_the_chain_with_the_place_that_counts(shop: Path) -> None
     assert len(counting) == 1
     assert re.fullmatch(r" > rule 3 +task health\.\*: kept for 5 minutes, then deleted", counting[0])
     assert "the app has no task of this name" in done.out
-    assert re.search(r"   rule 1 +does not match the task: ", done.out)
+    assert re.search(r"   rule 1 +does not match: the task is not reports\.\*\n", done.out)
     assert done.out.endswith("Kept for 5 minutes, then deleted.\n")
 
 
@@ -124,6 +124,38 @@ def test_explain_without_an_app_says_what_it_does_not_know(monkeypatch: pytest.M
     assert " > " not in done.out
     ruled = run("retention", "explain", "a", env={"ROOTCELLAR_RETENTION": '[{"task": "a", "keep": "7d"}]'})
     assert "Kept for 7 days, then deleted." in ruled.out
+
+
+def test_explain_fits_a_terminal(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shop)
+    done = run_on_terminal("retention", "explain", "reports.daily", "--state", "FAILURE", "-A", "shop")
+    assert (done.status, " > task " in done.out) == (0, True), done
+    assert max(map(len, done.out.splitlines())) <= 80, done.out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--state", "FAILRE"], "did you mean FAILURE?"),
+        (["--state", "foo"], "--state: foo is not a state"),
+        (["--size", "2zb"], "--size: '2zb' is not a size"),
+    ],
+)
+def test_explain_refuses_a_wrong_state_or_size(args: list[str], said: str) -> None:
+    done = run_here("retention", "explain", "x", *args)
+    assert (done.status, said in " ".join(done.err.split())) == (2, True), done
+
+
+def test_explain_of_an_unknown_task_names_a_similar_one(shop: Path) -> None:
+    done = run("retention", "explain", "report.daily", "-A", "shop", cwd=shop)
+    assert "Did you mean reports.daily?" in done.err
+
+
+def test_explain_shows_which_place_counts_if_the_time_of_the_task_is_wrong(shop: Path) -> None:
+    (shop / "more.py").write_text(MORE % "'7dayz'")
+    done = run("retention", "explain", "reports.weekly", "-A", "shop", cwd=shop)
+    assert (done.status, " > result_expires " in done.out) == (1, True), done
+    assert done.err.count("result_expires of task reports.weekly") == 1
 
 
 def test_wrong_rule_of_the_environment_is_an_error() -> None:

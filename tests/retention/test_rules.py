@@ -57,14 +57,16 @@ def test_duration_is_read(given: Any, seconds: float | None) -> None:
         ("-1d", "a number of seconds"),
         (True, "a number of seconds"),
         (float("nan"), "a number of seconds"),
-        ("9999999999d", "a number of seconds"),
+        ("9999999999d", ", which is longer than a thousand years"),
+        ("-5d", ", which is negative"),
+        (-5, ", which is negative"),
         (10**400, "a number of seconds"),
     ],
 )
 def test_wrong_duration_is_refused_with_a_suggestion(given: Any, advice: str) -> None:
     with pytest.raises(ConfigurationError, match="x is ") as caught:
         read_duration(given, "x")
-    assert advice in caught.value.remedy
+    assert advice in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_wrong_rule_names_its_place_what_was_given_and_what_to_write(
     assert caught.value.where == f"result_retention[1]{place and '.' + place}"
     assert caught.value.where in caught.value.what
     assert given in caught.value.what
-    assert advice in caught.value.remedy
+    assert advice in str(caught.value)
 
 
 @pytest.mark.parametrize("given", [7, "[", '{"task": "a"}', b"[]", {"keep": 1}, "/no/such/file.json"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +13,7 @@ import typer
 
 from rootcellar.cli.confirmation import confirm
 from rootcellar.cli.options import AppOption, Choice, DryRunOption, JsonOption, YesOption, store_options
-from rootcellar.cli.output import WrongUse, console, number_of_tasks, print_json, say, say_beside, visible
+from rootcellar.cli.output import WrongUse, console, number_of_tasks, print_beside, print_json, say, say_beside, visible
 from rootcellar.cli.progress import Progress
 from rootcellar.cli.rules_on_record import FORGET_EXAMPLE, RECORDED_EXAMPLE, forget_rules, recorded
 from rootcellar.cli.stores import existing_results, load_app, tasks_of
@@ -24,10 +24,12 @@ from rootcellar.retention.chain import Link, chain_of
 from rootcellar.retention.durations import show_duration
 from rootcellar.retention.policy import (
     FAILURES,
+    LEVELS,
     MIN_UNFINISHED_SECONDS,
     NOT_GIVEN,
     RESULTS,
     TASK,
+    Decision,
     Facts,
     Given,
     Retention,
@@ -64,6 +66,12 @@ Examples:
   rootcellar retention apply --dry-run -A shop.celery
   rootcellar retention apply --yes -A shop.celery
 """
+
+
+#: the states that explain knows, in the order of a task's life
+_STATES = ("SENT", *("PENDING", "RECEIVED", "STARTED", "RETRY"), *("SUCCESS", "FAILURE", "REVOKED"))
+#: the width of the names of the places
+_WIDEST_LEVEL = max(map(len, LEVELS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +126,14 @@ def explain(
     """Show how long a task's results are kept, and why: every place that can say so, the nearest first.
 
     The first place that says something counts. What a call or a running task says is not known here. Give --app, so
-    that the task's own time is known.
+    that the task's own time is known. A state that a task has set itself counts like STARTED.
+
+    Exit status 0 if it was said, 1 if a rule or a task's time is wrong, 2 if the state or the size is.
     """
     known = _known(app)
     found = known.task_named(task) if known.task_named is not None else None
-    said: Given = NOT_GIVEN if found is None else by_task(found)
-    facts = Facts(name=task, state=state.upper(), queue=queue, size=read_size(size, "--size") or 0, by_task=said)
+    said, wrong = _said_by(found)
+    facts = Facts(name=task, state=_read_state(state), queue=queue, size=_read_bytes(size), by_task=said)
     links = chain_of(known.retention, facts)
     decision = known.retention.decide(facts)
     archived = _archived(known.retention, facts)
@@ -140,20 +150,18 @@ def explain(
                 "level": decision.level if is_decided else None,
                 "rule": None if decision.rule is None else decision.rule.index + 1,
                 "archived_by_rule": None if archived is None or not is_possible else archived.index + 1,
+                "wrong_time": wrong,
                 "chain": [_link_as_json(link, known, is_task_known=found is not None) for link in links],
             }
         )
-        return
-    _print_chain(facts, links, known, is_known=found is not None)
-    if not is_decided:
-        say("\nA setting of Celery says how long: give --app, or set CELERY_RESULT_EXPIRES.")
-        return
-    then = "archived" if archived is not None and is_possible else "deleted"
-    say(f"\n{_kept(decision.seconds)}{f', then {then}' if decision.seconds else ''}.")
-    if archived is not None and not is_possible:
-        say(f"Rule {archived.index + 1} says that it is archived, but this store cannot archive.")
-    elif archived is not None and decision.seconds and decision.rule is not archived:
-        say(f"Rule {archived.index + 1} says that it is archived; the time is said by a nearer place.")
+    else:
+        _print_chain(facts, links, known, is_known=found is not None)
+        _print_decision(decision, archived, is_decided=is_decided, is_possible=is_possible)
+    if known.task_named is not None and found is None and (near := _near(task, known.tasks)):
+        say_beside(f"The app has no task {visible(task)}. Did you mean {visible(near)}?")
+    if wrong is not None:
+        say_beside(f"The task's own time is wrong, so workers ignore it: {wrong}")
+        raise typer.Exit(1)
 
 
 @app.command(epilog=_APPLY_EXAMPLE, short_help="Apply changed rules to stored results.")
@@ -170,8 +178,9 @@ def apply(
 ) -> None:
     """Apply changed rules to results that are stored already.
 
-    New results follow changed rules at once; stored ones keep the time that was set when they were stored, until this
-    command sets it again, counted from the end of the task. First it counts what would change, and asks.
+    New results follow changed rules as soon as workers have been restarted. Stored ones keep the time that was set when
+    they were stored, until this command sets it again, counted from the end of the task. First it counts what would
+    change, and asks.
 
     These stay as they are: a result whose call or running task said how long it is kept; without --app, one whose task
     said it; and one that is kept for ever, because the store does not show whether its owner said so or a rule. With
@@ -272,6 +281,49 @@ def _of_environment() -> Retention:
     return read_retention(payload_settings())
 
 
+def _said_by(task: Any) -> tuple[Given, str | None]:
+    """Return what a task says, and what is wrong with it. ``None`` is an unknown task."""
+    if task is None:
+        return NOT_GIVEN, None
+    try:
+        return by_task(task), None
+    except ConfigurationError as exc:
+        return NOT_GIVEN, str(exc)
+
+
+def _read_state(given: str) -> str:
+    """Return a state of Celery.
+
+    Raises:
+        WrongUse: it is none.
+    """
+    state = given.strip().upper()
+    state = {"SUCCEEDED": "SUCCESS", "FAILED": "FAILURE"}.get(state, state)
+    if state in _STATES:
+        return state
+    near = _near(state, _STATES)
+    advice = f"did you mean {near}? " if near else ""
+    raise WrongUse(
+        f"--state: {visible(given)} is not a state: {advice}write {', '.join(_STATES[:-1])} or {_STATES[-1]}; a state "
+        "that a task has set itself counts like STARTED"
+    )
+
+
+def _read_bytes(given: str) -> int:
+    try:
+        return read_size(given, "--size") or 0
+    except ConfigurationError as exc:
+        raise WrongUse(f"--size: {visible(exc.what)}: {exc.remedy}") from exc
+
+
+def _near(word: str, known: Iterable[str]) -> str | None:
+    """Return what was meant, if it is similar."""
+    # imported late: only a wrong word needs it
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word, list(known), 1)), None)
+
+
 def _said_by_tasks(tasks: Mapping[str, Any]) -> tuple[dict[str, float | None], list[str]]:
     """Return what the tasks of an app say, in seconds, and what is wrong."""
     said: dict[str, float | None] = {}
@@ -309,10 +361,10 @@ def _print_all(known: Known, said: Mapping[str, float | None]) -> None:
     say("  1. the call: headers=rootcellar.expires(…), or the running task: rootcellar.keep(self, …)")
     say("  2. the task: result_expires")
     for name, seconds in said.items():
-        out.print(f"       {visible(name)}: {_kept(seconds).lower()}", soft_wrap=True, markup=False)
+        print_beside("       ", f"{visible(name)}: {_kept(seconds).lower()}", out)
     say("  3. the first rule that matches" + ("" if retention.rules else ": there are none"))
     for rule in retention.rules:
-        out.print(f"       {rule.index + 1}. {visible(str(rule))}", soft_wrap=True, markup=False)
+        print_beside(f"       {rule.index + 1}. ", visible(str(rule)), out, style="")
     for number, level in enumerate((FAILURES, RESULTS), start=4):
         say(f"  {number}. {level}: {_setting(known, level)}")
     for rule, earlier in shadowed(retention.rules):
@@ -336,11 +388,8 @@ def _setting(known: Known, level: str) -> str:
 def _print_chain(facts: Facts, links: Sequence[Link], known: Known, *, is_known: bool) -> None:
     of_queue = f" in queue {facts.queue}" if facts.queue else ""
     of_size = f", with a result of {facts.size:,} bytes" if facts.size else ""
-    console().print(
-        f"{visible(str(facts.name))} in state {visible(facts.state)}{visible(of_queue)}{of_size}:",
-        soft_wrap=True,
-        markup=False,
-    )
+    say(f"{visible(str(facts.name))} in state {visible(facts.state)}{visible(of_queue)}{of_size}:")
+    out = console()
     for link in links:
         text = link.text
         if link.level == TASK and not is_known:
@@ -348,12 +397,24 @@ def _print_chain(facts: Facts, links: Sequence[Link], known: Known, *, is_known:
         is_unknown = link.level in (FAILURES, RESULTS) and not known.has_settings
         text = "not known here; give --app" if is_unknown else text
         mark = ">" if link.counts and not is_unknown else " "
-        console().print(f" {mark} {link.name:<24} {visible(text)}", soft_wrap=True, markup=False)
+        print_beside(f" {mark} {link.name:<{_WIDEST_LEVEL}}  ", visible(text), out, style="")
     if any(link.counts for link in links) and facts.state not in ENDS:
         say(
             "\nA task that has not ended is kept for its longest time, and for at least "
             f"{show_duration(MIN_UNFINISHED_SECONDS)} if a task or a rule says how long."
         )
+
+
+def _print_decision(decision: Decision, archived: Rule | None, *, is_decided: bool, is_possible: bool) -> None:
+    if not is_decided:
+        say("\nA setting of Celery says how long: give --app, or set CELERY_RESULT_EXPIRES.")
+        return
+    then = "archived" if archived is not None and is_possible else "deleted"
+    say(f"\n{_kept(decision.seconds)}{f', then {then}' if decision.seconds else ''}.")
+    if archived is not None and not is_possible:
+        say(f"Rule {archived.index + 1} says that it is archived, but this store cannot archive.")
+    elif archived is not None and decision.seconds and decision.rule is not archived:
+        say(f"Rule {archived.index + 1} says that it is archived; the time is said by a nearer place.")
 
 
 def _kept(seconds: float | None) -> str:
@@ -364,8 +425,11 @@ def _say_applied(applied: Applied, where: str, *, is_preview: bool) -> None:
     would = "would be" if is_preview else "are"
     say(
         f"{number_of_tasks(applied.seen)} that ended, in {where}: {applied.longer:,} {would} kept longer, "
-        f"{applied.shorter:,} shorter ({applied.due:,} of them expired already)."
+        f"{applied.shorter:,} shorter."
     )
+    if applied.due:
+        has = "has" if applied.due == 1 else "have"
+        say(f"Of these, {number_of_tasks(applied.due)} {has} expired by the new time: the next cleanup deletes them.")
     for number, why in (
         (applied.by_owner, "the call or the running task said how long they are kept"),
         (applied.by_task, "their task said how long they are kept, and --app does not say what it says now"),
@@ -376,12 +440,8 @@ def _say_applied(applied: Applied, where: str, *, is_preview: bool) -> None:
             say(f"{number_of_tasks(number)} not changed: {why}.")
     for change in applied.examples if is_preview else ():
         record = change.record
-        console().print(
-            f"  {visible(record.task_id)}  {visible(record.name or '-')}  {visible(record.state)}  "
-            f"{_moment(record.expires_at)} -> {_moment(change.expires_at)}",
-            soft_wrap=True,
-            markup=False,
-        )
+        say(f"  {visible(record.task_id)}  {visible(record.name or '-')}  {visible(record.state)}")
+        say(f"    {_moment(record.expires_at)} -> {_moment(change.expires_at)}")
 
 
 def _moment(moment: datetime | None) -> str:

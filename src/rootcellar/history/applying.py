@@ -103,8 +103,8 @@ class Applying:
                 "this store cannot apply changed rules to stored results: its server deletes each result at the time "
                 "that was set when it was stored",
                 where=store.where,
-                remedy="new results follow the rules at once; delete stored ones with `rootcellar forget`, or keep "
-                "results that must follow later rules in PostgreSQL, MySQL or SQLite",
+                remedy="new results follow the rules as soon as workers have been restarted; delete stored ones with "
+                "`rootcellar forget`, or keep results that must follow later rules in PostgreSQL, MySQL or SQLite",
             )
         self._postponable, self._searchable = postponable, searchable
         self._retention = retention

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rootcellar.records import ENDS
@@ -52,21 +53,25 @@ def chain_of(retention: Retention, facts: Facts) -> tuple[Link, ...]:
 
 def _of_rule(rule: Rule, facts: Facts) -> str:
     """Return a rule in English, and why it does not match."""
-    if facts.state not in ENDS:
-        return str(rule) if rule.matches_call(facts.name, facts.queue) else f"does not match the task or queue: {rule}"
-    if rule.matches(facts.name, facts.state, facts.queue, facts.size):
-        return str(rule)
+    is_ended = facts.state in ENDS
     reasons = [
         reason
         for reason, is_met in (
-            ("task", _is_met_by_task(rule, facts)),
-            ("queue", _is_met_by_queue(rule, facts)),
-            ("state", not rule.states or facts.state in rule.states),
-            ("size", rule.larger_than is None or facts.size > rule.larger_than),
+            (f"the task is not {_listed(rule.tasks)}", _is_met_by_task(rule, facts)),
+            (f"the queue is not {_listed(rule.queues)}", _is_met_by_queue(rule, facts)),
+            (f"the state is not {_listed(rule.states)}", not is_ended or not rule.states or facts.state in rule.states),
+            (
+                f"it is not larger than {rule.larger_than or 0:,} bytes",
+                not is_ended or rule.larger_than is None or facts.size > rule.larger_than,
+            ),
         )
         if not is_met
     ]
-    return f"does not match the {' and the '.join(reasons)}: {rule}"
+    return f"does not match: {', '.join(reasons)}" if reasons else str(rule)
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return " or ".join(texts)
 
 
 def _is_met_by_task(rule: Rule, facts: Facts) -> bool:

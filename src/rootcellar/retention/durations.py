@@ -46,7 +46,7 @@ def read_duration(value: Any, where: str) -> float | None:
         return None
     seconds = _seconds(value)
     if not 0 <= seconds <= MAX_SECONDS:
-        raise ConfigurationError(f"{where} is {_quoted(value)}", where=where, remedy=_remedy(value))
+        raise ConfigurationError(f"{where} is {_quoted(value)}{_why(seconds)}", where=where, remedy=_remedy(value))
     return max(round(seconds, 3), MIN_SECONDS) if seconds else None
 
 
@@ -76,9 +76,18 @@ def _seconds(value: Any) -> float:
         return math.nan
 
 
+def _why(seconds: float) -> str:
+    """Return what is wrong with a number of seconds; nothing if it is none."""
+    if math.isnan(seconds):
+        return ""
+    return ", which is negative" if seconds < 0 else ", which is longer than a thousand years"
+
+
 def _of_text(text: str) -> float:
     if text in _FOR_EVER:
         return 0.0
+    if text.startswith("-"):
+        return -_of_text(text[1:].lstrip())
     found = _DURATION.fullmatch(text)
     if found is None or (found[2] and found[2] not in _UNITS):
         return math.nan

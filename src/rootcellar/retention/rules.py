@@ -300,7 +300,7 @@ def _read_larger(given: Any, where: str) -> int | None:
     try:
         found = read_size(given, where)
     except ConfigurationError as exc:
-        raise ConfigurationError(f"{where} is {exc.what}", where=where, remedy=exc.remedy) from None
+        raise ConfigurationError(f"{where} is {_quoted(given)}, not a size", where=where, remedy=exc.remedy) from None
     return found or 0
 
 
