@@ -493,6 +493,12 @@ def test_schema_knows_the_older_table(postgres_url: str) -> None:
         assert "older" not in printed("status")
         query(postgres_url, printed("sql", "--older"))
         assert not older.enable(), "the script has created it"
+        status = older.status()
+        assert status.enabled_at is not None
+        assert status.now is not None
+        # so the mover waits for the first minute
+        assert timedelta(0) <= status.now - status.enabled_at < timedelta(hours=1)
+        assert status.window == timedelta(days=2)
         store.check()
         assert 'moved to "celery_taskmeta_older"' in printed("status")
         moved(store, older)

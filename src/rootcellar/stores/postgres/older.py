@@ -135,9 +135,10 @@ class OlderTable:
 
     def sql(self) -> str:
         """Return the statements that :meth:`enable` would run after the tables of results were created."""
-        state = OlderState(None, WINDOW)
         columns = ", ".join(self._schema.task_columns())
-        lines = ["BEGIN;", *self._creation(columns), self._comment(state) + ";", "COMMIT;"]
+        older = psycopg.sql.Literal(self._names["older"]).as_string(None)
+        noted = fill_in(self._scripts["note_creation"], {"older_literal": older, "window": str(WINDOW.total_seconds())})
+        lines = ["BEGIN;", *self._creation(columns), noted, "COMMIT;"]
         return "\n".join([*lines, ""])
 
     def state(self, connection: Connection) -> OlderState | None:

@@ -31,6 +31,14 @@ CREATE OR REPLACE VIEW {all} AS SELECT {columns} FROM {task} UNION ALL SELECT {c
 -- drop_all: delete the view
 DROP VIEW IF EXISTS {all}
 
+-- note_creation: note in a script when it created the older table, because the first row is moved a minute later
+DO $rootcellar$ BEGIN
+    EXECUTE format('COMMENT ON TABLE %s IS %L', {older_literal}, json_build_object(
+        'enabled_at', to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'),
+        'window', {window}, 'is_disabling', false
+    ));
+END $rootcellar$;
+
 -- copy_rights: give everybody the rights on a new table that they have on the live one
 SELECT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
     string_agg(DISTINCT a.privilege_type, ', ')
