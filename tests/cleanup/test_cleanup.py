@@ -174,6 +174,68 @@ def test_result_that_only_its_value_shows_as_not_held_is_deleted(store: Store) -
     assert left(store) == {held.task_id}
 
 
+def put_packed(store: Store, order: str, count: int) -> list[TaskRecord]:
+    """Store expired results whose values the server cannot search."""
+    packed = codec_of({"result_compression": "gzip"})
+    found = []
+    for number in range(count):
+        one = record(expires_at=now() - timedelta(hours=1, seconds=count - number))
+        one = replace(one, result=packed.encode({"order": order * 1_000}, task_id=one.task_id))
+        store.put(one)
+        found.append(one)
+    return found
+
+
+def values_read_by(cleanup: Cleanup) -> list[int]:
+    """Return a list that gets the number of results of each page that this cleanup reads with their values."""
+    read: list[int] = []
+    free = cleanup._work.spares.free
+
+    def noting(records: Any) -> Any:
+        read.append(len(records))
+        return free(records)
+
+    cleanup._work.spares.free = noting  # type: ignore[method-assign]
+    return read
+
+
+def test_held_results_are_not_read_again_by_the_next_run(store: Store) -> None:
+    held = put_packed(store, "tomato", 5)
+    hold(store, "result.order:tomato*")
+    cleanup = cleanup_of(store)
+    read = values_read_by(cleanup)
+    for expected in (5, 0):
+        cleaned = cleanup.clean()
+        assert (cleaned.tasks, cleaned.held, sum(read)) == (0, 5, expected)
+        read.clear()
+    put_packed(store, "potato", 1)
+    one = record(expires_at=now())
+    store.put(one)
+    # what has expired since is read, what was stored among the others is read after a day
+    assert cleanup.clean().tasks == 1
+    assert one.task_id not in left(store)
+    cleanup.decided._began -= 100_000.0
+    assert cleanup.clean().tasks == 1
+    assert left(store) == {each.task_id for each in held}
+    hold(store, "result.order:onion*")
+    read.clear()
+    assert cleanup.clean().held == 5
+    assert sum(read) == 5, "other holds"
+
+
+def test_run_that_reads_held_results_ends_if_another_process_leads(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_packed(store, "tomato", 5)
+    hold(store, "result.order:tomato*")
+    monkeypatch.setattr("rootcellar.maintenance.cleanup._READ_AT_ONCE", 2)
+    cleanup = cleanup_of(store, CleanupConfig())
+    read = values_read_by(cleanup)
+    monkeypatch.setattr(cleanup, "continue_run", lambda: not read)
+    assert not cleanup.clean().is_complete
+    assert read == [2]
+
+
 def test_hold_that_is_placed_during_a_cleanup_stops_the_deletion_of_what_it_covers(store: Store) -> None:
     for _ in range(3):
         store.put(record(name="first", expires_at=now() - timedelta(days=1)))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from celery.utils.log import get_logger
 
@@ -30,7 +30,7 @@ from rootcellar.stores.base import DELETE_BATCH, Store
 from rootcellar.stores.expiring import Due, Expiring, Place, Replicated
 from rootcellar.stores.jobs import Job, Jobs, note_sizes, recorded
 from rootcellar.stores.journal import KeepsRefused
-from rootcellar.stores.search import Condition, Some
+from rootcellar.stores.search import Condition, OneOf, Some
 from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(get_logger(__name__))
@@ -43,6 +43,8 @@ BLOB_INTERVAL = 86_400.0
 LONGEST_SWEEP = 3_600.0
 #: how many times in a row a batch may fail before the run fails
 TRIES = 5
+#: seconds after which it is read again which results are held
+DECIDED_FOR = 86_400.0
 #: the fewest chords in a batch
 _LEAST_CHORDS = 10
 #: records that are read with their values, at a time
@@ -148,6 +150,38 @@ class CleanupWork:
         )
 
 
+#: the holds, and the rules that archive
+_Key: TypeAlias = tuple[tuple[int, ...], "Condition | None"]
+
+
+class _Decided:
+    """Remembers up to which place it was read and decided which results are held, so that a run does not repeat it.
+
+    It forgets this after a day, because a result may have been stored before that place since.
+    """
+
+    def __init__(self) -> None:
+        self._key: _Key | None = None
+        self._until: Place | None = None
+        self._began = 0.0
+
+    def after(self, key: _Key, window: Due) -> Due | None:
+        """Return the part of a window that was not decided with these holds and rules; ``None`` if all was."""
+        if self._until is None or key != self._key or time.monotonic() - self._began > DECIDED_FOR:
+            return window
+        if window.until is not None and window.until.expires_at < self._until.expires_at:
+            return None
+        is_after = window.after is not None and window.after.expires_at >= self._until.expires_at
+        return window if is_after else replace(window, after=self._until)
+
+    def note(self, key: _Key, until: Place) -> None:
+        """Note that all results up to a place were decided."""
+        if self._until is None or key != self._key or time.monotonic() - self._began > DECIDED_FOR:
+            self._key, self._until, self._began = key, until, time.monotonic()
+        elif until.expires_at >= self._until.expires_at:
+            self._until = until
+
+
 class _Stopped(Exception):
     """The service stops, or another process leads."""
 
@@ -180,6 +214,8 @@ class Cleanup(Service):
         self._on_batch = on_batch
         self._next = self._config.cleanup_interval
         self._blobs_swept: float | None = None
+        #: which held results were read already
+        self.decided = _Decided()
         #: what the last run, or the one that runs now, has done
         self.cleaned = Cleaned()
 
@@ -374,6 +410,8 @@ class _Rows:
         self._has_groups = True
         self._pace = self._new_pace()
         self._size = self._config.batch_size()
+        #: the holds and rules with which this run began: what it decides with others is decided from the middle on
+        self._first_key: _Key | None = None
 
     def run(self) -> None:
         """Delete tasks and groups in batches, then chords."""
@@ -433,19 +471,32 @@ class _Rows:
         """Delete those tasks of a window that the server had to spare, and that no hold holds; return how many."""
         if held is None or (doubtful := self._work.spares.doubtful()) is None:
             return 0
-        page = replace(window, spared=self._archiving, wanted=doubtful, limit=_READ_AT_ONCE)
+        key = (self._work.spares.active, self._archiving)
+        self._first_key = self._first_key or key
+        unread = window if is_only_counted else self._cleanup.decided.after(key, window)
+        if unread is None:
+            return 0
+        # first the ids alone, because values may be large
+        found = self._expiring.expired(replace(unread, spared=self._archiving, wanted=doubtful, with_values=False))
+        ids = [record.task_id for record in found]
         count = 0
-        while records := self._expiring.expired(page):
+        pace = Pace()
+        for start in range(0, len(ids), _READ_AT_ONCE):
+            began = time.monotonic()
+            some = OneOf("task_id", tuple(ids[start : start + _READ_AT_ONCE]))
+            records = self._expiring.expired(replace(unread, spared=self._archiving, wanted=some))
             free, placed = self._work.spares.free(records)
-            done = len(free) if is_only_counted else self._expiring.delete_unchanged(free, placed, page.timeout)
-            count += done
-            if not is_only_counted:
-                # at once, because the next page may fail
-                self._cleaned.tasks += done
-            last = records[-1]
-            if len(records) < page.limit or last.expires_at is None:
-                break
-            page = replace(page, after=Place(last.expires_at, last.task_id))
+            if is_only_counted:
+                count += len(free)
+                continue
+            deleted = self._expiring.delete_unchanged(free, placed, unread.timeout)
+            self._cleaned.tasks += deleted
+            count += deleted
+            pace.note(len(records), time.monotonic() - began)
+            self._cleanup._go_on()
+            self._cleanup._pause(pace.pause())
+        if not is_only_counted and key == self._first_key:
+            self._cleanup.decided.note(key, window.until or Place(self._now, ""))
         return count
 
     def _note_spared(self, window: Due, count: int) -> None:
@@ -512,7 +563,8 @@ class _Rows:
         found = self._samples(samples)
         while True:
             due, held = self._due(_COUNTED_AT_ONCE)
-            due = replace(due, timeout=self._config.longest_timeout)
+            limit = _COUNTED_AT_ONCE if self._work.spares.doubtful() is None else self._config.batch
+            due = replace(due, timeout=self._config.longest_timeout, limit=limit)
             counted = self._expiring.count_expired(due)
             window = replace(due, until=counted.last)
             free = self._delete_doubtful(window, held, is_only_counted=True) if counted.spared else 0

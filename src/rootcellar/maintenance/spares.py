@@ -29,6 +29,8 @@ class Spares:
         self._holding = store.ability(Holding)
         self._holds: Holds | None = None
         self._placed: int | None = None
+        #: the ids of the holds that were active when :meth:`condition` was called last
+        self.active: tuple[int, ...] = ()
 
     @property
     def has_holds(self) -> bool:
@@ -44,7 +46,8 @@ class Spares:
             return None
         placed = self._holding.holds(with_released=True)
         self._placed = len(placed)
-        if not any(hold.is_active for hold in placed):
+        self.active = tuple(hold.id for hold in placed if hold.is_active)
+        if not self.active:
             self._holds = None
             return MoreHolds(self._placed)
         # imported late: a worker needs it only while there is a hold
