@@ -142,6 +142,8 @@ class CountedFileSystem(AbstractFileSystem):  # type: ignore[misc]
     """fsspec's filesystem for the object store. Nothing is cached."""
 
     protocol = SCHEME
+    #: what the library raises for each part of an upload
+    part_error: Exception | None = None
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -206,10 +208,9 @@ class _Upload(AbstractBufferedFile):  # type: ignore[misc]
         self._parts = io.BytesIO()
 
     def _upload_chunk(self, final: bool = False) -> bool:
+        if self.fs.part_error is not None:
+            raise self.fs.part_error
         self._parts.write(self.buffer.getvalue())
         if final:
             self.fs.put_object(self.path, self._parts.getvalue())
         return True
-
-    def discard(self) -> None:
-        self.closed = True

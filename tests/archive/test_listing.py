@@ -18,6 +18,7 @@ from rootcellar.archive.files import FileReader
 from rootcellar.archive.listing import ArchivedResults, ArchivedTasks, StoreSource
 from rootcellar.archive.places import open_place
 from rootcellar.archive.reading import Archive
+from rootcellar.archive.scanning import find_in_files
 from rootcellar.errors import ArchiveDamaged, ArchiveFileMissing, ConfigurationError
 from rootcellar.history.cursors import CursorWrong
 from rootcellar.history.filters import Clock, Filter, FilterWrong, parse
@@ -345,6 +346,27 @@ def test_show_searches_files_without_a_database(sqlite: Store, tmp_path: Path, s
     gone = run_here("show", "task-9999", "--archive", str(tmp_path))
     assert gone.status == 1
     assert "no file of the archive has task task-9999" in gone.err
+
+
+def test_search_without_a_database_leaves_out_a_part_of_a_file(sqlite: Store, tmp_path: Path) -> None:
+    put_file(sqlite, open_place(str(tmp_path)), [ended(1)], "2026-11/a.parquet")
+    (tmp_path / "2026-11" / "z.parquet").write_bytes(b"PAR1" + b"x" * 500)
+    shown = run_here("show", "task-0001", "--archive", str(tmp_path))
+    assert shown.status == 0, shown.err
+    assert "2026-11/a.parquet" in shown.out
+    assert "left out: " in shown.err
+    assert "z.parquet" in shown.err
+
+
+def test_search_without_a_database_finds_an_id_that_is_no_text(sqlite: Store, tmp_path: Path) -> None:
+    place = open_place(str(tmp_path))
+    with place.write("a.parquet") as sink:
+        writer = files.FileWriter(sink)
+        writer.add(replace(ended(1), task_id="a\udc80b"))
+        writer.close()
+    found = find_in_files(place, "a\udc80b")
+    assert found is not None
+    assert found[0].task_id == "a\udc80b"
 
 
 def test_search_without_a_database_reads_few_ranges(sqlite: Store, small_groups: None) -> None:

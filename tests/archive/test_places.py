@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from rootcellar.errors import (
     PermissionDenied,
     StoreUnavailable,
 )
-from tests.archive.object_store import ObjectStore, object_store
+from tests.archive.object_store import CountedFileSystem, ObjectStore, object_store
 
 NAME = "2026-11-28/a.parquet"
 BODY = bytes(range(256)) * 40
@@ -87,6 +88,35 @@ def test_file_is_not_left_when_writing_fails(place: Place) -> None:
     with pytest.raises(KeyError):
         fail()
     assert list(place.list()) == []
+
+
+def test_abandoned_upload_is_not_ended_later(objects: ObjectStore) -> None:
+    place = open_place(objects.url("abandoned"))
+
+    def fail() -> None:
+        with place.write(NAME) as file:
+            file.write(BODY)
+            raise KeyError("in the block")
+
+    with pytest.raises(KeyError) as caught:
+        fail()
+    del caught
+    gc.collect()
+    assert list(place.list()) == []
+
+
+def test_error_of_a_library_while_a_file_is_written_is_an_outage(
+    objects: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class CloudError(Exception):
+        pass
+
+    monkeypatch.setattr(CountedFileSystem, "part_error", CloudError("no part for counted://me:secret@cloud/x"))
+    place = open_place(objects.url("parts"))
+    with pytest.raises(StoreUnavailable, match="CloudError: no part") as caught, place.write(NAME) as file:
+        # more than a part of fsspec
+        file.write(bytes(6_000_000))
+    assert "secret" not in str(caught.value)
 
 
 def test_missing_file_is_named(place: Place) -> None:

@@ -25,7 +25,7 @@ from rootcellar.archive.reading import OPEN_FILES, Archive
 from rootcellar.errors import ArchiveDamaged, ArchiveFileMissing, ConfigurationError, StoreUnavailable
 from rootcellar.records import Payload
 from rootcellar.stores import Store, open_store
-from rootcellar.stores.archiving import Place
+from rootcellar.stores.archiving import Place, Restoring
 from rootcellar.testing.helpers import full_record
 from tests.archive.archives import app_of, archived, manifest_of, put_file
 from tests.archive.object_store import ObjectStore, object_store
@@ -296,6 +296,24 @@ def test_missing_file_names_the_task_and_the_file(sqlite: Store, tmp_path: Path)
     assert caught.value.where == str(tmp_path)
     assert "backup" in caught.value.remedy
     assert not caught.value.retryable
+
+
+def test_result_that_is_restored_between_the_two_looks_is_found(sqlite: Store, tmp_path: Path) -> None:
+    one = record()
+    put_file(sqlite, open_place(str(tmp_path)), [one], "a.parquet")
+    app = app_of(sqlite.url, str(tmp_path))
+    manifest = manifest_of(sqlite)
+    places = manifest.places([one.task_id])[one.task_id]
+    read = app.backend.read_archived
+
+    def restored_before(task_ids: Any) -> Any:
+        manifest.restore([Restoring(places[0], one)])
+        return read(task_ids)
+
+    app.backend.read_archived = restored_before
+    assert app.AsyncResult(one.task_id).state == one.state
+    sqlite.delete([one.task_id])
+    assert not app.backend.task_result_exists(one.task_id)
 
 
 def test_missing_file_is_an_error_of_its_tasks_only_if_many_are_read(sqlite: Store, tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ def may_have(bloom: bytes, text: str) -> bool:
     if size is None or len(bloom) < size:
         return True
     bits = memoryview(bloom)[-size:]
-    hashed = xxh64(text.encode("utf-8", "surrogatepass"))
+    # as files.py writes a text that is no UTF-8
+    hashed = xxh64(text.encode("utf-8", "backslashreplace"))
     block = ((hashed >> 32) * (size // _BLOCK)) >> 32
     words = struct.unpack_from("<8I", bits, block * _BLOCK)
     key = hashed & 0xFFFFFFFF

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,7 +192,7 @@ class Filesystem(Place):
             file = filesystem.open(path, "wb")
         try:
             with file_errors("the archive", self.where):
-                yield cast(BinaryIO, file)
+                yield cast(BinaryIO, _Sink(file, self._translated))
             with self._translated():
                 file.close()
         except BaseException:
@@ -245,6 +245,23 @@ class Filesystem(Place):
 
     def _translated(self) -> AbstractContextManager[None]:
         return filesystem_errors("the archive", self.where)
+
+
+class _Sink:
+    """A new file of a filesystem of fsspec, whose parts are sent while it is written."""
+
+    def __init__(self, file: Any, translated: Callable[[], AbstractContextManager[None]]) -> None:
+        self._file = file
+        self._translated = translated
+
+    def write(self, data: Any) -> int:
+        """Write bytes.
+
+        Raises:
+            StoreUnavailable, PermissionDenied, DiskFull: the place cannot be used.
+        """
+        with self._translated():
+            return int(self._file.write(data))
 
 
 class _Ranges(io.RawIOBase):
@@ -320,6 +337,9 @@ def _abandon(filesystem: Any, file: Any, path: str) -> None:
     # what an abandoned upload raises must not hide why it was abandoned; the search for orphans deletes what is left
     with suppress(Exception):
         (file.discard if hasattr(file, "discard") else file.close)()
+    with suppress(Exception):
+        # otherwise its destructor would upload what there is
+        file.closed = True
     with suppress(Exception):
         filesystem.rm_file(path)
 

@@ -6,34 +6,50 @@ costs two or three requests. Which rows are void is not known without the manife
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import BinaryIO
 
 from rootcellar.archive.bloom import may_have
 from rootcellar.archive.files import FileReader
-from rootcellar.archive.places import Place
+from rootcellar.archive.places import Entry, Place
+from rootcellar.errors import ArchiveDamaged, ArchiveFileMissing, RootcellarError
 from rootcellar.records import TaskRecord
 
 _ENDING = ".parquet"
 
 
-def find_in_files(place: Place, task_id: str) -> tuple[TaskRecord, str] | None:
+def find_in_files(
+    place: Place, task_id: str, on_problem: Callable[[RootcellarError], object] = lambda problem: None
+) -> tuple[TaskRecord, str] | None:
     """Return the record of a task and the name of its file; ``None`` if no file has it.
 
     Args:
         place: where the files are.
         task_id: the task's id.
+        on_problem: called with the error of a file that is left out, because it cannot be read. A run that was killed
+            leaves a part of a file.
 
     Raises:
-        ArchiveDamaged: a file cannot be read.
         StoreError: the place cannot be read.
     """
     entries = [entry for entry in place.list() if entry.name.endswith(_ENDING)]
     for entry in sorted(entries, key=lambda entry: (entry.name.rpartition("/")[2], entry.name), reverse=True):
-        with place.open(entry.name, entry.size) as source:
-            reader = FileReader(source, f"{place.where}: {entry.name}")
-            for group in _groups_with(reader, source, task_id):
-                if (record := reader.find(group, task_id)) is not None:
-                    return record, entry.name
+        try:
+            record = _find_in(place, entry, task_id)
+        except (ArchiveFileMissing, ArchiveDamaged) as exc:
+            on_problem(exc)
+            continue
+        if record is not None:
+            return record, entry.name
+    return None
+
+
+def _find_in(place: Place, entry: Entry, task_id: str) -> TaskRecord | None:
+    with place.open(entry.name, entry.size) as source:
+        reader = FileReader(source, f"{place.where}: {entry.name}")
+        for group in _groups_with(reader, source, task_id):
+            if (record := reader.find(group, task_id)) is not None:
+                return record
     return None
 
 

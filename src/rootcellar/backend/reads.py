@@ -88,7 +88,8 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         key = task_id if type(task_id) is str else text_id(task_id)
         record = self.store.get(key) or waiting
         if record is None and self.read_archived is not None:
-            record = self.read_archived([key]).get(key)
+            # a restore may have moved it to the store between the two looks
+            record = self.read_archived([key]).get(key) or self.store.get(key)
         if record is None:
             self._warn_if_eager()
             return {"status": states.PENDING, "result": None}
@@ -134,7 +135,11 @@ class ReadingBackend(Backend):  # type: ignore[misc]
         key = text_id(task_id)
         if self._ensure_retryable(self.store.get, key) is not None:
             return True
-        return self.read_archived is not None and bool(self._ensure_retryable(self.read_archived, [key]))
+        if self.read_archived is None:
+            return False
+        # see _get_task_meta_for
+        is_archived = bool(self._ensure_retryable(self.read_archived, [key]))
+        return is_archived or self._ensure_retryable(self.store.get, key) is not None
 
     def get_many(
         self,

@@ -66,11 +66,14 @@ def show(
         return
     with existing_history(choice) as history:
         found = history.store.get(task_id) or _find_by_prefix(task_id, history.store)
+        archived = None if found else _found_in_archive(history, task_id)
+        if found is None and archived is None and history.archive is not None:
+            # a restore may have moved it to the store between the two looks
+            found = history.store.get(task_id)
         where = history.store.where
         record, refused = history.codec.opened(found) if found else (None, [])
         tree = history.tree(found.task_id) if found else None
         held = _held(found, history) if found else {}
-        archived = None if found else _found_in_archive(history, task_id)
     if archived is not None:
         _show_archived(archived, as_json=as_json)
         return
@@ -137,7 +140,10 @@ def _found_in_files(choice: Choice, url: str, task_id: str) -> _Archived:
 
     codec = codec_for({} if choice.app is None else load_app(choice.app).conf)
     place = open_place(url)
-    found = find_in_files(place, task_id)
+    problems: list[RootcellarError] = []
+    found = find_in_files(place, task_id, problems.append)
+    for problem in problems:
+        print(f"rootcellar: left out: {visible(str(problem))}", file=sys.stderr)
     if found is None:
         raise RootcellarError(
             f"no file of the archive has task {visible(task_id)}",
