@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -20,7 +20,8 @@ from rootcellar.errors import StoreUnavailable
 from rootcellar.history.filters import parse
 from rootcellar.payloads import codec_of
 from rootcellar.payloads.blobs.references import REFERENCE
-from rootcellar.records import Payload
+from rootcellar.records import Payload, TaskRecord
+from rootcellar.retention.policy import CALL, level_of
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.archiving import VERIFIED, WRITTEN
 from rootcellar.testing.helpers import full_record
@@ -46,7 +47,13 @@ def sql(request: pytest.FixtureRequest) -> Iterator[Any]:
         yield found
 
 
-def restore(store: Store, folder: Path, query: str, keep: timedelta = timedelta(days=7)) -> Any:
+def restore(
+    store: Store,
+    folder: Path,
+    query: str,
+    keep: timedelta = timedelta(days=7),
+    archives: Callable[[TaskRecord], bool] = lambda record: True,
+) -> Any:
     codec = codec_of({})
     found = RestoringRun(
         store,
@@ -54,6 +61,7 @@ def restore(store: Store, folder: Path, query: str, keep: timedelta = timedelta(
         codec,
         keep,
         datetime.now(timezone.utc),
+        archives,
     )
     return found.run()
 
@@ -84,6 +92,25 @@ def test_restored_rows_are_what_they_were(store: Any, tmp_path: Path) -> None:
             assert expires is not None
             assert expires >= max(one.expires_at, now + timedelta(days=6.9))
     assert not archived(store, tmp_path)
+
+
+@pytest.mark.parametrize("sql", _SQL, indirect=True, ids=lambda one: one.name)
+@pytest.mark.parametrize("days", [None, 1, 900])
+def test_table_keeps_a_restored_result_that_no_rule_archives_as_long_as_the_archive_would(
+    sql: Any, tmp_path: Path, days: int | None
+) -> None:
+    now = datetime.now(timezone.utc)
+    one = record(done_at=NOON + timedelta(microseconds=123), expires_at=NOON)
+    sql.put(one)
+    until = None if days is None else now + timedelta(days=days)
+    archive(sql, tmp_path, expiry=lambda record: until)
+    assert restore(sql, tmp_path, "state:any", archives=lambda record: False).restored == 1
+    found = sql.get(one.task_id)
+    if until is None:
+        assert found.expires_at is None
+    else:
+        assert found.expires_at >= max(until, now + timedelta(days=7))
+        assert level_of(found) == CALL
 
 
 def test_only_what_a_filter_finds_is_restored(store: Any, tmp_path: Path) -> None:
@@ -141,6 +168,7 @@ def test_result_of_a_blob_becomes_a_blob_again(sql: Any, tmp_path: Path) -> None
         codec,
         timedelta(days=1),
         datetime.now(timezone.utc),
+        lambda record: True,
     )
     assert restoring_run.run().restored == 1
     assert codec.spiller.sweep(sql, grace=-10.0) == 0
@@ -271,7 +299,9 @@ def test_run_verify_and_restore_at_an_object_store(sql: Any) -> None:
         assert (found.files, found.rows, found.problems) == (3, 12, [])
         codec = codec_of({})
         tasks = ArchivedTasks(sql, place, codec, parse("state:any"), clock())
-        back = RestoringRun(sql, lambda: tasks, codec, timedelta(days=7), datetime.now(timezone.utc))
+        back = RestoringRun(
+            sql, lambda: tasks, codec, timedelta(days=7), datetime.now(timezone.utc), lambda record: True
+        )
         assert back.run().restored == 12
     assert live(sql).keys() == before.keys()
 

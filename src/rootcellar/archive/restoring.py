@@ -35,10 +35,12 @@ class Found:
     Attributes:
         place: where it is.
         row: the row of the file.
+        kept_until: when the archive may delete its file; ``None`` for never.
     """
 
     place: Place
     row: Row
+    kept_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ class ArchivedTasks:
             reader = FileReader(source, f"{self._place.where}: {file.path}")
             for row in reader.rows_at(rows) if rows is not None else reader.read(self._groups(reader)):
                 if row.number not in file.void and self.matches(row.record):
-                    yield Found(Place(file.id, row.number), row)
+                    yield Found(Place(file.id, row.number), row, file.expires_at)
 
     def _groups(self, reader: FileReader) -> list[int]:
         return [group for group in range(reader.groups) if self._overlaps(*reader.done_between(group))]
@@ -166,18 +168,26 @@ class RestoringRun:
         store: the store.
         tasks: which results.
         codec: writes results that were in blobs to blobs again.
-        keep: how long they are kept at least, so that they are not archived again at once.
+        keep: how long they are kept at least, so that a rule does not archive them again at once.
         now: the present.
+        archives: says whether a rule archives a task when it expires. One that no rule archives is kept in the table
+            for as long as the archive would have kept it, because it would not get there again.
     """
 
     def __init__(
-        self, store: Store, tasks: Callable[[], ArchivedTasks], codec: Codec, keep: timedelta, now: datetime
+        self,
+        store: Store,
+        tasks: Callable[[], ArchivedTasks],
+        codec: Codec,
+        keep: timedelta,
+        now: datetime,
+        archives: Callable[[TaskRecord], bool],
     ) -> None:
         self._manifest = manifest_of(store)
         self._tasks = tasks
         self._codec = codec
-        # the mark shows that this time was asked for, so that `retention apply` does not change it
-        self._kept_until = now + keep - timedelta(microseconds=now.microsecond % 1_000) + MARKS[CALL]
+        self._archives = archives
+        self._kept_until = now + keep
         self.done = Restored()
 
     def preview(self) -> Preview:
@@ -201,16 +211,27 @@ class RestoringRun:
             StoreError: the store, the place or the blob store cannot be used. What was restored stays restored.
         """
         for batch in in_batches(self._tasks(), lambda found: found.row.record, BATCH):
-            restored = self._manifest.restore([Restoring(each.place, self._live(each.row)) for each in batch])
+            restored = self._manifest.restore([Restoring(each.place, self._live(each)) for each in batch])
             self.done.restored += len(restored)
             self.done.live += len(batch) - len(restored)
             on_progress(len(restored))
         return self.done
 
-    def _live(self, row: Row) -> TaskRecord:
-        record = row.record
+    def _live(self, found: Found) -> TaskRecord:
+        row, record = found.row, found.row.record
         if row.reference is not None and record.result is not None and self._codec.spiller is not None:
             record = replace(record, result=self._codec.spiller.spill(record.result, record.task_id))
-        if record.expires_at is None or record.expires_at >= self._kept_until:
+        least: datetime | None = self._kept_until
+        if not self._archives(record):
+            least = None if found.kept_until is None else max(found.kept_until, self._kept_until)
+        if record.expires_at is None or (least is not None and record.expires_at >= least):
             return record
-        return replace(record, expires_at=self._kept_until)
+        return replace(record, expires_at=None if least is None else _marked(least, record.done_at))
+
+
+def _marked(moment: datetime, done_at: datetime | None) -> datetime:
+    """Return about a moment, with the mark that it was asked for, so that `retention apply` does not change it."""
+    if done_at is None:
+        return moment
+    millisecond = timedelta(milliseconds=1)
+    return moment + millisecond - (moment - done_at) % millisecond + MARKS[CALL]

@@ -29,6 +29,7 @@ from rootcellar.cli.values import json_object
 from rootcellar.errors import RootcellarError
 from rootcellar.history.filters import FilterWrong, parse
 from rootcellar.history.history import History
+from rootcellar.retention.policy import read_retention
 
 EXAMPLES = """\b
 Examples:
@@ -56,10 +57,11 @@ def restore(
 ) -> None:
     """Bring archived results back into the table, as they were.
 
-    First it shows how many the filter finds and five of them, and asks. A restored result leaves the archive. It
-    expires no earlier than --keep says, so that it is not archived again at once. A task that has a newer result in the
-    table keeps that one, and its archived result stays in the archive. You can interrupt it at any time; run it again,
-    and it goes on. It needs a filter; state:any means every archived task.
+    First it shows how many the filter finds and five of them, and asks. A restored result leaves the archive.
+    If a rule archives it again when it expires, it expires no earlier than --keep says. If no rule does, the table
+    keeps it for as long as the archive would have kept it. A task that has a newer result in the table keeps that one,
+    and its archived result stays in the archive. You can interrupt it at any time; run it again, and it goes on. It
+    needs a filter; state:any means every archived task.
 
     Exit status 0 if it was done, or there was nothing to restore, 1 after an error, if a file is left out because it is
     missing or damaged, or if the answer was no, 2 if there
@@ -87,6 +89,7 @@ def restore(
             results.codec,
             length,
             clock.now,
+            read_retention(results.conf).archives,
         )
         found = run.preview()
         if not as_json:
