@@ -12,10 +12,10 @@ from rootcellar.errors import StoreUnavailable
 from rootcellar.maintenance.cleanup import Cleanup, CleanupWork
 from rootcellar.payloads import Codec
 from rootcellar.stores import Store, open_store
-from rootcellar.stores.jobs import Jobs, recorded
+from rootcellar.stores.jobs import Jobs, note_sizes, recorded
 from rootcellar.testing.under_test import StoreUnderTest
 from tests.conformance.registered import HYBRID, MONGO, REDIS, run_on_postgres
-from tests.helpers import record
+from tests.helpers import new_id, record
 from tests.history.stores import SQL, opened
 
 
@@ -129,6 +129,24 @@ def test_cleanup_goes_on_if_it_cannot_note_the_sizes(postgres_url: str) -> None:
         run_on_postgres(postgres_url, "DROP TABLE celery_taskmeta_size")
         cleaned = Cleanup(CleanupWork.of(store, Codec(), {})).clean()
         assert (cleaned.tasks, cleaned.is_complete) == (1, True)
+
+
+def test_missing_right_is_logged_once(postgres_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    user = f"without_{new_id()[:8]}"
+    with closing(open_store(postgres_url)) as store:
+        store.put(record())
+    run_on_postgres(postgres_url, f"CREATE ROLE {user} LOGIN PASSWORD 'x'")
+    run_on_postgres(postgres_url, f"GRANT SELECT, INSERT, UPDATE, DELETE ON celery_taskmeta TO {user}")
+    run_on_postgres(postgres_url, f"GRANT SELECT ON rootcellar_schema TO {user}")
+    with closing(open_store(f"postgresql://{user}:x@{postgres_url.partition('@')[2]}")) as store:
+        for _ in range(3):
+            with recorded(store, "cleanup"):
+                pass
+            note_sizes(store)
+    run_on_postgres(postgres_url, f"DROP OWNED BY {user}; DROP ROLE {user}")
+    messages = [found.getMessage() for found in caplog.records if found.levelname == "WARNING"]
+    assert len(messages) == 3, messages
+    assert "Could not record that the job cleanup begins" in messages[0]
 
 
 @pytest.mark.parametrize("under_test", [REDIS, MONGO], ids=lambda under_test: under_test.name)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Protocol, runtime_checkable
 
-from rootcellar.errors import RootcellarError
+from rootcellar.errors import PermissionDenied, RootcellarError
 from rootcellar.stores.base import Store
 from rootcellar.text.escaping import visible_logs
 
@@ -22,6 +22,8 @@ logger = visible_logs(logging.getLogger(__name__))
 LONGEST_NOTE = 1_000
 #: for how many days the sizes of the tables are kept
 DAYS_KEPT = 400
+#: what was logged of missing rights
+_refused: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,18 +151,27 @@ def note_sizes(store: Store) -> None:
     try:
         jobs.note_sizes()
     except RootcellarError as exc:
-        logger.warning("Could not note the sizes of the tables: %s", exc)
+        _log("note the sizes of the tables", exc)
 
 
 def _begin(jobs: Jobs, name: str) -> None:
     try:
         jobs.begin_job(name)
     except RootcellarError as exc:
-        logger.warning("Could not record that the job %s begins: %s", name, exc)
+        _log(f"record that the job {name} begins", exc)
 
 
 def _end(jobs: Jobs, name: str, run: Run, note: str | None, *, ok: bool) -> None:
     try:
         jobs.end_job(name, run.done, note, ok)
     except RootcellarError as exc:
-        logger.warning("Could not record the end of the job %s: %s", name, exc)
+        _log(f"record the end of the job {name}", exc)
+
+
+def _log(action: str, exc: RootcellarError) -> None:
+    """Log an error. A missing right is logged once by a process, because it stays until somebody grants it."""
+    text = f"Could not {action}: {exc}"
+    is_known = isinstance(exc, PermissionDenied) and text in _refused
+    if isinstance(exc, PermissionDenied):
+        _refused.add(text)
+    logger.log(logging.DEBUG if is_known else logging.WARNING, "%s", text)
