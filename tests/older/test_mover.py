@@ -239,6 +239,34 @@ def test_result_that_rules_on_record_archive_is_not_deleted(both: tuple[Store, O
     assert rows_in(postgres_url, "celery_taskmeta_older").keys() == {named.task_id}
 
 
+def test_partition_with_many_results_to_archive_is_dropped_when_they_are_archived(
+    both: tuple[Store, Older], postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rootcellar.maintenance.mover.MANY_TO_ARCHIVE", 3)
+    monkeypatch.setattr("rootcellar.maintenance.mover.ARCHIVED_WITHIN", timedelta(days=90))
+    monkeypatch.setattr("rootcellar.maintenance.mover.LOOK_AFTER", timedelta(0))
+    store, older = both
+    stored = passed_rows(store, older)
+    mover = mover_of(store, older, archiving=OneOf("task_id", tuple(each.task_id for each in stored[:3])))
+    run = mover.run()
+    assert (len(run.archiving), run.dropped, run.kept) == (1, (), 0)
+    assert "will be dropped when its results are archived" in run.sentence()
+    # as the archive does
+    store.delete([stored[0].task_id])
+    run = mover.run()
+    assert (run.archiving, len(run.dropped), run.kept) == ((), 1, 2)
+
+
+def test_drop_does_not_wait_for_the_archive_for_ever(
+    both: tuple[Store, Older], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rootcellar.maintenance.mover.MANY_TO_ARCHIVE", 3)
+    store, older = both
+    stored = passed_rows(store, older)
+    mover = mover_of(store, older, archiving=OneOf("task_id", tuple(each.task_id for each in stored)))
+    assert mover.run().kept == 5
+
+
 def test_partition_in_use_is_dropped_by_the_next_run(
     both: tuple[Store, Older], postgres_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

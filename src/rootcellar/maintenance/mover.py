@@ -34,6 +34,10 @@ RIGHTS_AFTER = timedelta(hours=1)
 LEAST_BATCH = 500
 #: the clock of the server may differ by this, which decides whether a day has passed
 CLOCKS = timedelta(hours=1)
+#: a partition that has so many results to be archived is dropped later, because they would all be moved before
+MANY_TO_ARCHIVE = 5_000
+#: how long the drop waits for the archive, and after which time it looks again
+ARCHIVED_WITHIN, LOOK_AFTER = timedelta(days=7), timedelta(minutes=10)
 #: how many kept rows are read at a time
 READ_AT_ONCE = 1_000
 
@@ -87,6 +91,7 @@ class MoverRun:
         kept: how many rows of dropped partitions were kept, because they must not be deleted.
         deleted: how many rows were deleted that had been kept before.
         waiting: partitions that were in use, and are dropped by a later run.
+        archiving: partitions with many results that will be archived first.
         finished: what an interrupted run had left, and this run has finished.
         missing: the rights that the user lacks; then nothing was done.
         is_late: whether rows are moved only later, because the older table is new, or because they are moved back.
@@ -97,6 +102,7 @@ class MoverRun:
     kept: int = 0
     deleted: int = 0
     waiting: tuple[str, ...] = ()
+    archiving: tuple[str, ...] = ()
     finished: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     is_late: bool = False
@@ -117,6 +123,8 @@ class MoverRun:
             parts.append(f"deleted {self.deleted:,} expired results that had been kept")
         if self.waiting:
             parts.append(f"{', '.join(self.waiting)} is in use and will be dropped later")
+        if self.archiving:
+            parts.append(f"{', '.join(self.archiving)} will be dropped when its results are archived")
         return "; ".join([*parts, *self.finished])
 
 
@@ -156,6 +164,8 @@ class Mover(Service):
         #: where the last run ended, and when a run began at the first row
         self._after: Reached | None = None
         self._began_at: datetime | None = None
+        #: partitions that wait for the archive, and when that was found
+        self._archived_later: dict[str, datetime] = {}
         #: the rights that were missing, and when
         self._missing: tuple[str, ...] = ()
         self._refused_at: datetime | None = None
@@ -290,6 +300,9 @@ class Mover(Service):
     def _drop(self, run: MoverRun, partition: Partition, spared: Condition | None) -> None:
         if not self.continue_run():
             return
+        if self._waits_for_archive(partition):
+            run.archiving += (partition.name,)
+            return
         dropped = self._older.drop_partition(partition.name, spared)
         run.kept += dropped.kept
         if dropped.is_done:
@@ -301,6 +314,20 @@ class Mover(Service):
             partition.name,
             self._store.where,
         )
+
+    def _waits_for_archive(self, partition: Partition) -> bool:
+        """Return whether many results of a partition will be archived; the archive takes them from there."""
+        now = _now()
+        if self._archiving is None or partition.until is None or partition.until <= (now - ARCHIVED_WITHIN).date():
+            return False
+        found_at = self._archived_later.get(partition.name)
+        if found_at is not None and now - found_at < LOOK_AFTER:
+            return True
+        self._archived_later.pop(partition.name, None)
+        if self._older.count_rows(partition.name, self._archiving, MANY_TO_ARCHIVE) < MANY_TO_ARCHIVE:
+            return False
+        self._archived_later[partition.name] = now
+        return True
 
     def _delete_kept(self, run: MoverRun) -> None:
         """Delete rows that were kept when their partition was dropped, and that nothing holds any more."""

@@ -155,6 +155,9 @@ class Older(Protocol):
     def drop_partition(self, name: str, spared: Condition | None) -> Dropped:
         """Drop a partition whose days have passed; rows that meet ``spared`` are kept."""
 
+    def count_rows(self, name: str, wanted: Condition, limit: int) -> int:
+        """Return how many rows of a partition meet a condition, counted up to ``limit``."""
+
     def finish_interrupted(self, spared: Condition | None = None) -> Sequence[str]:
         """Finish what an interrupted call left; return what was done, each in a sentence.
 

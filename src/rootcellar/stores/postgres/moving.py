@@ -352,6 +352,18 @@ class Moving(OlderTable):
 
         return self._run(work)
 
+    def count_rows(self, name: str, wanted: Condition, limit: int) -> int:
+        """See :class:`~rootcellar.stores.older.Older`."""
+        text, params = self._rendered(wanted)
+        params["limit"] = limit
+
+        def work(connection: Connection) -> int:
+            with self._transaction(connection, timeout="0", with_scan=True):
+                ((count,),) = self._rows_of_partition(connection, "count_rows", name, params, {"wanted": text})
+            return int(count)
+
+        return self._run(work)
+
     def _check_passed(self, connection: Connection, name: str) -> None:
         today = self._today(connection)
         for each in self._attached(connection):

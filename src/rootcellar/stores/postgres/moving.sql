@@ -128,6 +128,9 @@ WITH deleted AS (
 )
 SELECT count(*) FROM deleted
 
+-- count_rows: count rows of a partition that meet a condition, up to a limit
+SELECT count(*) FROM (SELECT FROM {partition} WHERE {wanted} LIMIT %(limit)s) AS found
+
 -- lock_partition: let nobody change the rows of a partition until the end of the transaction
 LOCK TABLE {partition} IN SHARE ROW EXCLUSIVE MODE
 
