@@ -9,11 +9,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from rootcellar.errors import PermissionDenied
 from rootcellar.maintenance.pace import FIRST_SHARE, LARGEST_SHARE, LONGEST_PAUSE, SLOW, Pace
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.expiring import Replicated
 from rootcellar.testing.helpers import able, wait_until
-from tests.cleanup.test_cleanup import cleanup_of, put_due
+from tests.cleanup.test_cleanup import cleanup_of, left, put_due
 from tests.servers import HOST, PostgresServer, die_with_parent
 
 
@@ -97,12 +98,18 @@ def test_user_with_few_rights_cleans_up_without_the_lag_and_without_a_record(pos
         admin.execute("DROP ROLE IF EXISTS cleaner")
         admin.execute("CREATE ROLE cleaner LOGIN PASSWORD 'secret'")
         admin.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO cleaner")
-        # as if rights had been granted before there was this table
-        admin.execute("REVOKE ALL ON celery_taskmeta_job FROM cleaner")
+        admin.execute("REVOKE INSERT, UPDATE ON celery_taskmeta_job FROM cleaner")
     place = store.url.partition("@")[2]
     cleaner = open_store(f"postgresql://cleaner:secret@{place}")
     assert able(cleaner, Replicated).replica_lag() is None
     assert cleanup_of(cleaner).run_once() == 3
+    put_due(store, 2)
+    with psycopg.connect(store.url, autocommit=True) as admin:
+        # as if rights had been granted before there was this table: nobody can say what other processes archive
+        admin.execute("REVOKE SELECT ON celery_taskmeta_job FROM cleaner")
+    with pytest.raises(PermissionDenied):
+        cleanup_of(cleaner).run_once()
+    assert len(left(store)) == 2
     cleaner.close()
     with psycopg.connect(store.url, autocommit=True) as admin:
         admin.execute("DROP OWNED BY cleaner")
