@@ -412,6 +412,13 @@ def test_place_must_be_named(filled: Any, url: str) -> None:
     assert "ROOTCELLAR_ARCHIVE" in ended.err
 
 
+def test_place_that_does_not_exist_is_wrong_use(filled: Any, url: str) -> None:
+    ended = run_here("archive", "run", "--yes", "state:any", "--to", "foo://bucket/x", "-b", url)
+    assert ended.status == 2
+    assert "--to: fsspec cannot open it" in " ".join(ended.err.split())
+    assert "result_archive" not in ended.err
+
+
 def test_filter_or_rule_must_be_given(filled: Any, url: str, tmp_path: Path) -> None:
     ended = run_here("archive", "run", "--yes", "--to", str(tmp_path / "a"), "-b", url)
     assert ended.status == 2

@@ -397,9 +397,10 @@ def test_history_and_export_list_the_archive(sqlite: Store, tmp_path: Path, monk
     lines = (tmp_path / "a.jsonl").read_text().splitlines()
     assert [json.loads(line)["task_id"] for line in lines] == [f"task-{minute:04}" for minute in reversed(range(30))]
     (tmp_path / ".env").unlink()
-    without = run_here("history", "--archive", "-b", sqlite.url)
-    assert without.status == 1
-    assert "no archive is named" in without.err
+    for name in ("history", "export"):
+        without = run_here(name, "--archive", "-b", sqlite.url)
+        assert without.status == 2
+        assert "no archive is named" in without.err
 
 
 def test_object_store_is_listed(sqlite: Store) -> None:

@@ -64,13 +64,23 @@ def test_worker_archives_what_has_expired_and_cleans_up_the_rest(app: Any, tmp_p
     )
 
 
+def test_run_that_archived_something_is_logged(app: Any, caplog: pytest.LogCaptureFixture) -> None:
+    fill_with_expired(app.backend.store)
+    caplog.set_level("INFO")
+    service_of(app).run_once()
+    assert "Archive: Archived 9 results in 1 file." in caplog.text
+    caplog.clear()
+    service_of(app).run_once()
+    assert caplog.text == ""
+
+
 def test_run_is_on_record(app: Any) -> None:
     store = app.backend.store
     fill_with_expired(store)
     service_of(app).run_once()
     job = store.jobs()["archive"]
     assert (job.done, job.has_failed, job.is_open) == (9, False, False)
-    assert job.note == "Archived 9 results in 1 files."
+    assert job.note == "Archived 9 results in 1 file."
 
 
 def test_result_of_an_archived_task_is_still_read(app: Any) -> None:

@@ -463,3 +463,14 @@ def test_store_that_deletes_by_itself_is_cleaned_of_the_rest(request: pytest.Fix
         cleaned = cleanup.clean()
         assert (cleaned.deleted, cleaned.blobs, cleaned.is_complete) == (0, 1, True)
         assert not cleanup._is_time_for_blobs()
+
+
+def test_worker_logs_a_cleanup_that_did_something(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    put_due(store, 2)
+    caplog.set_level("INFO")
+    service = cleanup_of(store, CleanupConfig(cleanup_interval=0.01))
+    assert service.run_once() == 2
+    assert "Cleanup: Deleted 2 expired results." in caplog.text
+    caplog.clear()
+    cleanup_of(store, CleanupConfig(cleanup_interval=0.01)).run_once()
+    assert caplog.text == ""

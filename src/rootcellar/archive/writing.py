@@ -84,7 +84,8 @@ class Progress:
 
     def sentence(self) -> str:
         """Return in words what was done and what stays."""
-        parts = [f"Archived {self.archived:,} results in {self.files:,} files."]
+        files = f"{self.files:,} file{'' if self.files == 1 else 's'}"
+        parts = [f"Archived {self.archived:,} result{'' if self.archived == 1 else 's'} in {files}."]
         if self.dropped:
             parts.append(
                 f"{self.dropped:,} that did not succeed were deleted: the archive has a SUCCESS of the same task."

@@ -9,6 +9,7 @@ import typer
 
 from rootcellar.archive.places import SETTING, Place, open_place
 from rootcellar.cli.output import WrongUse
+from rootcellar.errors import ConfigurationError
 from rootcellar.opening import payload_settings_for
 from rootcellar.payloads.settings import value_of
 
@@ -26,10 +27,15 @@ def named_place(given: str | None, conf: Mapping[str, Any], option: str) -> Plac
     """Return the place of the archive that an option names, or else the settings or the environment.
 
     Raises:
-        WrongUse: none is named.
-        ConfigurationError: it cannot be opened.
+        WrongUse: none is named, or the option names none that can be opened.
+        ConfigurationError: the one of the settings cannot be opened.
     """
     url = given or value_of(payload_settings_for(conf), SETTING)[0]
     if not url:
         raise WrongUse(f"no archive is named: give {option} URL, or set {SETTING} or ROOTCELLAR_ARCHIVE")
-    return open_place(str(url))
+    try:
+        return open_place(str(url))
+    except ConfigurationError as exc:
+        if not given:
+            raise
+        raise WrongUse(f"{option}: {exc.what} -> {exc.remedy}") from exc

@@ -18,7 +18,7 @@ from rootcellar.cli.formats import FORMATS, PARQUET, TEXT_FORMATS, Parquet, Writ
 from rootcellar.cli.options import ArchivedOption, Choice, FilterArgument, JsonOption, filter_text, store_options
 from rootcellar.cli.output import WrongUse, left_out, number_of_tasks, print_json, say
 from rootcellar.cli.progress import Progress
-from rootcellar.cli.stores import existing_history
+from rootcellar.cli.stores import check_archive, existing_history
 from rootcellar.cli.times import full_moment
 from rootcellar.errors import RootcellarError
 from rootcellar.history.filters import parse
@@ -73,6 +73,8 @@ def export(
         raise WrongUse("--json describes the export, so the export itself needs a file: give --output FILE")
     query = parse(filter_text(words))
     with existing_history(choice) as opened, _opened(name, output) as writer:
+        if archive:
+            check_archive(opened)
         progress = Progress("tasks exported")
         problems: tuple[RootcellarError, ...] = ()
         for page in pages(opened, query, archive=archive):

@@ -13,7 +13,7 @@ from rootcellar.cli.damage import print_damage
 from rootcellar.cli.filters import ShortForms, narrowed
 from rootcellar.cli.options import ArchivedOption, Choice, FilterArgument, JsonOption, store_options
 from rootcellar.cli.output import console, left_out, number_of_tasks, print_json, say, say_beside, visible
-from rootcellar.cli.stores import existing_history
+from rootcellar.cli.stores import check_archive, existing_history
 from rootcellar.cli.table import print_tasks
 from rootcellar.cli.times import full_moment
 from rootcellar.cli.values import json_object
@@ -104,6 +104,8 @@ def history(
     )
     query = narrowed(words, forms, Clock.local())
     with existing_history(choice) as opened:
+        if archive:
+            check_archive(opened)
         found = _list(opened, query, limit, after, budget, archive=archive)
         where = opened.archive.where if archive and opened.archive is not None else opened.store.where
     print_damage(found.records)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Annotated, Any
 
@@ -18,7 +16,6 @@ from rootcellar.cli.times import full_moment
 from rootcellar.cli.values import json_object
 from rootcellar.errors import AbilityMissing, RootcellarError
 from rootcellar.history.forgetting import Forgetting, Preview
-from rootcellar.history.history import History
 from rootcellar.history.holds import Holds, must_hold, place_hold
 from rootcellar.stores.holding import Hold
 
@@ -67,9 +64,12 @@ def add(
     """
     if not reason.strip():
         raise WrongUse("no reason is given: say why with --reason, for those who read the record later")
-    with _history(choice) as history:
+    with existing_history(choice) as history:
         must_hold(history.store)
-        hold = place_hold(history.store, filter_text(words), history.clock, reason=reason.strip(), by=_name(by))
+        try:
+            hold = place_hold(history.store, filter_text(words), history.clock, reason=reason.strip(), by=_name(by))
+        except AbilityMissing as exc:  # the filter is one that no hold can have
+            raise WrongUse(str(exc)) from exc
         # after it was placed: what is shown is held
         covered = Forgetting(history, hold.filter).preview()
         where = history.store.where
@@ -97,7 +97,7 @@ def list_holds(
     as_json: JsonOption = False,
 ) -> None:
     """List the holds: what each holds, why, and who placed and released it, and when."""
-    with _history(choice) as history:
+    with existing_history(choice) as history:
         found = must_hold(history.store).holds(with_released)
         problems = Holds(history.store, history.codec).problems()
         where = history.store.where
@@ -122,7 +122,7 @@ def release(
 
     The hold stays on record, with who placed and released it. Exit status 1 if there is no active hold of this number.
     """
-    with _history(choice) as history:
+    with existing_history(choice) as history:
         holding = must_hold(history.store)
         hold = holding.release_hold(number, _name(by), datetime.now(timezone.utc))
         if hold is None:
@@ -131,20 +131,6 @@ def release(
         print_json(_as_object(hold))
         return
     say(f"Hold {hold.id} is released. What it held is deleted when it expires, unless another hold holds it.")
-
-
-@contextmanager
-def _history(choice: Choice) -> Iterator[History]:
-    """Open the store.
-
-    Raises:
-        WrongUse: it keeps no holds.
-    """
-    try:
-        with existing_history(choice) as history:
-            yield history
-    except AbilityMissing as exc:
-        raise WrongUse(str(exc)) from exc
 
 
 def _name(by: str | None) -> str:

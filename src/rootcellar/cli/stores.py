@@ -207,3 +207,13 @@ def _code_of_the_user(name: str) -> Iterator[None]:
             where=f"--app {name}",
             remedy="name it as for `celery -A`, and run this command in a folder in which `celery -A` works",
         ) from exc
+
+
+def check_archive(history: History) -> None:
+    """Check that there is an archive.
+
+    Raises:
+        WrongUse: none is named.
+    """
+    if history.archive is None:
+        raise WrongUse("no archive is named: set result_archive, or ROOTCELLAR_ARCHIVE in the environment")

@@ -10,16 +10,21 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from celery.utils.log import get_logger
+
 from rootcellar.errors import ConfigurationError
 from rootcellar.maintenance.service import Retries, Service, check_seconds
 from rootcellar.payloads import Codec
 from rootcellar.retention.policy import Retention
 from rootcellar.stores.base import Store
 from rootcellar.stores.jobs import recorded
+from rootcellar.text.escaping import visible_logs
 
 if TYPE_CHECKING:
     from rootcellar.archive.places import Place
     from rootcellar.archive.writing import Progress
+
+logger = visible_logs(get_logger(__name__))
 
 #: the name of the job on record
 JOB = "archive"
@@ -84,7 +89,10 @@ class Archive(Service):
         self._on_progress = on_progress
 
     def run_once(self) -> int:
-        return self.archive().archived
+        done = self.archive()
+        if done.archived or done.problem is not None:
+            logger.info("Archive: %s", done.sentence())
+        return done.archived
 
     def archive(self) -> Progress:
         """Archive what is due now; return what was done.

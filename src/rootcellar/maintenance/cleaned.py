@@ -49,6 +49,11 @@ class Cleaned:
         """How many results and groups were deleted."""
         return self.tasks + self.groups + self.adopted
 
+    @property
+    def has_done_something(self) -> bool:
+        """Whether anything was deleted or sent."""
+        return bool(self.deleted or self.chords or self.orphans or self.blobs)
+
     def sentence(self) -> str:
         """Return in words what was done and what stays."""
         parts = [_number(self.tasks + self.adopted, "expired result")]

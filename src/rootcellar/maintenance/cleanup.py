@@ -230,6 +230,8 @@ class Cleanup(Service):
         for action, exc in self._run(self._is_time_for_blobs()):
             # the results are deleted: only these sweeps are tried again, by the next cleanup
             logger.error("Could not %s: %s", action, exc)
+        if self.cleaned.has_done_something:
+            logger.info("Cleanup: %s", self.cleaned.sentence())
         return self.cleaned.deleted
 
     def pause_after(self, done: int) -> float:
