@@ -9,9 +9,11 @@ import typer
 
 from rootcellar.archive.places import SETTING, Place, open_place
 from rootcellar.cli.output import WrongUse
-from rootcellar.errors import ConfigurationError
+from rootcellar.errors import ConfigurationError, RootcellarError
 from rootcellar.opening import payload_settings_for
 from rootcellar.payloads.settings import value_of
+from rootcellar.stores import Store
+from rootcellar.stores.archiving import Manifest
 
 ToOption = Annotated[
     str | None,
@@ -39,3 +41,15 @@ def named_place(given: str | None, conf: Mapping[str, Any], option: str) -> Plac
         if not given:
             raise
         raise WrongUse(f"{option}: {exc.what} -> {exc.remedy}") from exc
+
+
+def number_of_archived(store: Store) -> int | None:
+    """Return how many results of a store are archived; ``None`` if it cannot say, as for a user without rights."""
+    manifest = store.ability(Manifest)
+    if manifest is None:
+        return 0
+    try:
+        return sum(file.valid for file in manifest.files())
+    except RootcellarError:
+        # only a sentence depends on it
+        return None

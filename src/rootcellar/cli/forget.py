@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from rootcellar.cli.archive_place import number_of_archived
 from rootcellar.cli.confirmation import confirm
 from rootcellar.cli.options import (
     Choice,
@@ -44,7 +45,8 @@ def forget(
     First it shows how many tasks the filter finds and five of them, and asks. Tasks that end after that are not
     deleted. A task that runs now is not stopped, and is stored again when it ends. `stats` and `timeline` still count
     deleted tasks. You can interrupt it at any time; run it again, and it deletes the rest. It needs a filter; state:any
-    means every task. Tasks that are held stay (`rootcellar hold list`), and it says how many.
+    means every task. Tasks that are held stay (`rootcellar hold list`), and it says how many. Archived results stay in
+    the archive: AsyncResult(id).forget() also forgets an archived one.
 
     Exit status 0 if it was done, or there was nothing to delete, 1 after an error or if the answer was no, 2 if there
     is neither --yes nor a terminal.
@@ -61,17 +63,23 @@ def forget(
         forgetting = Forgetting(opened, query)
         preview = forgetting.preview()
         keeps_counts = opened.store.ability(Counted) is not None
+        archived = number_of_archived(opened.store)
         if not as_json:
             _say_preview(preview, opened.store.where)
+            if archived:
+                say_beside(
+                    f"{archived:,} results are archived. This does not look for them: AsyncResult(id).forget() also "
+                    "forgets an archived one."
+                )
         if dry_run:
             if as_json:
-                print_json({**_as_object(forgetting, preview), "dry_run": True, "forgotten": 0})
+                print_json({**_as_object(forgetting, preview), "archived": archived, "dry_run": True, "forgotten": 0})
             return
         if preview.count:
             confirm(yes, f"Delete {_number(preview)} in {opened.store.where}?")
         _run(forgetting)
     if as_json:
-        done = {"dry_run": False, "forgotten": forgetting.forgotten, "held": forgetting.held}
+        done = {"archived": archived, "dry_run": False, "forgotten": forgetting.forgotten, "held": forgetting.held}
         print_json({**_as_object(forgetting, preview), **done})
         return
     counts = " The statistics keep counting them." if keeps_counts and forgetting.forgotten else ""

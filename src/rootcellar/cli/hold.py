@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rootcellar.cli.archive_place import number_of_archived
 from rootcellar.cli.options import Choice, FilterArgument, JsonOption, filter_text, store_options
 from rootcellar.cli.output import WrongUse, console, number_of_tasks, print_json, say, say_beside, visible
 from rootcellar.cli.stores import existing_history
@@ -60,7 +61,8 @@ def add(
 
     It also covers results that are stored later. It stops the cleanup, `forget`, dropping and the removal from an
     archive; it does not stop a newer state of the same task. Relative times, such as since:30d, count from now. A
-    filter is needed; state:any means every task. It deletes nothing, so it does not ask.
+    filter is needed; state:any means every task. It deletes nothing, so it does not ask. Archived results that the
+    filter finds are held, too; the number that is shown is without them.
     """
     if not reason.strip():
         raise WrongUse("no reason is given: say why with --reason, for those who read the record later")
@@ -72,14 +74,20 @@ def add(
             raise WrongUse(str(exc)) from exc
         # after it was placed: what is shown is held
         covered = Forgetting(history, hold.filter).preview()
+        archived = number_of_archived(history.store)
         where = history.store.where
     if as_json:
         examples = [json_object(record) for record in covered.examples]
         found = {"found": covered.count, "found_all": covered.is_all, "unread": covered.unread, "examples": examples}
+        found["archived"] = archived
         print_json({**_as_object(hold), "sentence": covered.sentence, **found})
         return
     say(f"Hold {hold.id} is placed in {where}: {covered.sentence.partition(';')[0]}.")
     say(f"It holds {_number(covered)} now, and what is stored later.")
+    if archived:
+        say(f"Archived results that the filter finds are held, too. They are not counted: {archived:,} are archived.")
+    elif archived is None:
+        say("Archived results that the filter finds are held, too.")
     if covered.unread:
         say_beside(
             f"{number_of_tasks(covered.unread)} more count as held, because a value that the filter asks for cannot be "
