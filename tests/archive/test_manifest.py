@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
@@ -30,7 +31,7 @@ from rootcellar.stores.sql import archiving, by_date
 from rootcellar.testing.helpers import full_record
 from rootcellar.testing.suites.store.exactness import OTHER_PAYLOADS
 from rootcellar.testing.under_test import StoreUnderTest
-from tests.conformance.registered import HYBRID, MONGO, POSTGRES, REDIS
+from tests.conformance.registered import HYBRID, MONGO, MYSQL, POSTGRES, REDIS
 from tests.helpers import record
 from tests.history.counted import Actor, assert_right, roll_all
 from tests.history.stores import SQL, opened
@@ -335,3 +336,45 @@ def test_hash_of_an_id_fits_into_64_bits() -> None:
     assert key_of_id("d3a1") == key_of_id("d3a1") != key_of_id("d3a2")
     assert all(-(2**63) <= key_of_id(str(number)) < 2**63 for number in range(100))
     assert isinstance(key_of_id("\ud800"), int)
+
+
+_PLANS = {
+    "sqlite": ["EXPLAIN QUERY PLAN DELETE FROM celery_taskmeta_archived WHERE file = 1"],
+    "postgres": [
+        "SELECT set_config('enable_seqscan', 'off', true)",
+        "EXPLAIN DELETE FROM celery_taskmeta_archived WHERE file = 1",
+    ],
+    "mysql": ["EXPLAIN DELETE FROM celery_taskmeta_archived WHERE file = 1"],
+}
+
+
+@pytest.mark.parametrize("under_test", SQL, ids=lambda one: one.name)
+def test_entries_of_a_deleted_file_are_found_by_an_index(
+    under_test: StoreUnderTest, request: pytest.FixtureRequest
+) -> None:
+    with opened(under_test, request) as store:
+        store.put(record())
+        plans = store._in_transaction(
+            lambda connection: [store._rows_of_text(connection, text, {}) for text in _PLANS[under_test.name]]
+        )
+        assert "celery_taskmeta_archived_file_idx" in str(plans)
+
+
+@pytest.mark.parametrize("under_test", [POSTGRES, MYSQL], ids=lambda one: one.name)
+def test_live_row_that_is_locked_stays_and_no_commit_waits_for_it(
+    under_test: StoreUnderTest, request: pytest.FixtureRequest
+) -> None:
+    with opened(under_test, request) as store:
+        ones = [record() for _ in range(2)]
+        for one in ones:
+            store.put(one)
+        copies = copies_of(store, [one.task_id for one in ones])
+
+        def commit(connection: Any) -> Any:
+            assert len(store._locked_rows(connection, [ones[0].task_id])) == 1
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(store.commit_file, new_file(2), lambda: copies).result()
+
+        committed = store._in_transaction(commit)
+        assert (committed.removed, committed.void) == (1, 1)
+        assert store.get(ones[0].task_id) == ones[0]

@@ -48,10 +48,12 @@ CREATE TABLE IF NOT EXISTS {archive} (
     void        LONGBLOB
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
--- where each archived result is: the hash of its id, the file and the row in it; this takes about half the room of the ids themselves
+-- where each archived result is: the hash of its id, the file and the row in it. The second index is for a file
+-- that is deleted
 CREATE TABLE IF NOT EXISTS {archived} (
     id_hash  BIGINT NOT NULL,
     file     INT NOT NULL,
     place    INT NOT NULL,
-    PRIMARY KEY (id_hash, file, place)
+    PRIMARY KEY (id_hash, file, place),
+    INDEX {archived_file_index} (file)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;

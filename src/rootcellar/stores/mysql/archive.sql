@@ -48,5 +48,8 @@ DELETE FROM {archived} WHERE file = %(file)s
 -- lock_tasks: lock and read live rows, by the primary key, because all statements lock rows in its order
 SELECT {task_select} FROM {task} FORCE INDEX (PRIMARY) WHERE task_id IN %(task_ids)s FOR UPDATE
 
+-- lock_free_tasks: the same without the rows that another transaction has locked, which are being changed and stay
+SELECT {task_select} FROM {task} FORCE INDEX (PRIMARY) WHERE task_id IN %(task_ids)s FOR UPDATE SKIP LOCKED
+
 -- restore_task: insert a live row, unless there is one
 INSERT INTO {task} ({task_columns}, put_id) VALUES ({task_values}, 0) ON DUPLICATE KEY UPDATE put_id = put_id

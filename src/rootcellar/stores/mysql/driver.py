@@ -105,6 +105,11 @@ class Connection(pymysql.connections.Connection):
         """Whether the server is MariaDB, and not MySQL."""
         return "mariadb" in self.server_version.lower()
 
+    @property
+    def can_skip_locked(self) -> bool:
+        """Whether the server can leave out rows that another transaction has locked: not MariaDB 10.5."""
+        return not self.is_mariadb or _numbers_of(self.server_version) >= (10, 6)
+
     def is_usable(self) -> bool:
         """Return, without a round trip, whether it is open, not in a transaction, and not waiting for an answer."""
         is_idle = not self.is_busy and not self.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS
@@ -200,14 +205,18 @@ def _set_up(connection: Connection) -> tuple[str, int]:
 def _refuse_old(connection: Connection, version: str, where: str) -> None:
     is_mariadb = "mariadb" in version.lower()
     name, oldest = ("MariaDB", OLDEST_MARIADB) if is_mariadb else ("MySQL", OLDEST_MYSQL)
-    found = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
-    if found < oldest:
+    if _numbers_of(version) < oldest:
         connection.end()
         raise errors.ServerTooOld(
             f"{name} {version} is too old",
             where=where,
             remedy=f"upgrade the server to {name} {'.'.join(map(str, oldest))} or later",
         )
+
+
+def _numbers_of(version: str) -> tuple[int, ...]:
+    """Return the first two numbers of a server's version. A MariaDB may begin with 5.5.5-, for old clients."""
+    return tuple(int(number) for number in re.findall(r"\d+", version.removeprefix("5.5.5-"))[:2])
 
 
 def _unusable(exc: Exception, where: str) -> errors.RootcellarError:

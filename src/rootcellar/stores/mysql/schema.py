@@ -75,7 +75,8 @@ def table_names(options: StoreOptions) -> dict[str, str]:
             for key, suffix in (counting.TABLES | retention_tables.TABLES).items()
         }
     )
-    names.update({key: quote(_derived(task, suffix)) for key, suffix in counting.INDEXES.items()})
+    indexes = counting.INDEXES | retention_tables.INDEXES
+    names.update({key: quote(_derived(task, suffix)) for key, suffix in indexes.items()})
     names["group_expires_index"] = quote(_derived(group, "_expires_idx"))
     for index in ("open", "expires"):
         names[f"chord_{index}_index"] = quote(_derived(task, f"_chord_{index}_idx"))

@@ -139,6 +139,10 @@ class MySQLStore(MySQLExpiring):
             connection.execute(self._sql["note_gone"], {"ids": in_list(ids)})
             connection.execute(self._sql["delete_tasks"], {"task_ids": in_list(ids)})
 
+    def _locked_rows(self, connection: Connection, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        statement = "lock_free_tasks" if connection.can_skip_locked else "lock_tasks"
+        return self._rows_of(connection, statement, {"task_ids": self._ids(ids)})
+
     def _restore_live(self, connection: Connection, record: TaskRecord) -> bool:
         is_new = connection.execute(self._sql["restore_task"], rows.task_row(record, _date_text)) == 1
         if is_new:

@@ -48,10 +48,12 @@ CREATE TABLE {archive} (
     void        bytea
 );
 
--- where each archived result is: the hash of its id, the file and the row in it; this takes about half the room of the ids themselves
+-- where each archived result is: the hash of its id, the file and the row in it. The second index is for a file
+-- that is deleted
 CREATE TABLE {archived} (
     id_hash  bigint NOT NULL,
     file     integer NOT NULL,
     place    integer NOT NULL,
     PRIMARY KEY (id_hash, file, place)
 );
+CREATE INDEX {archived_file_index} ON {archived} (file);

@@ -66,7 +66,8 @@ def table_names(options: StoreOptions) -> dict[str, str]:
             for key, suffix in (counting.TABLES | retention_tables.TABLES).items()
         }
     )
-    names.update({key: quote_identifier(derived(task, suffix)) for key, suffix in counting.INDEXES.items()})
+    indexes = counting.INDEXES | retention_tables.INDEXES
+    names.update({key: quote_identifier(derived(task, suffix)) for key, suffix in indexes.items()})
     names["group_expires_index"] = quote_identifier(derived(options.group_table, "_expires_idx"))
     names["chord_open_index"] = quote_identifier(derived(task, "_chord_open_idx"))
     return names

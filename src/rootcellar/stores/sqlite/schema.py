@@ -32,12 +32,8 @@ def table_names(options: StoreOptions) -> dict[str, str]:
     }
     for index in ("date_done", "name", "expires", "failures", "failure_group", "unfinished"):
         names[f"task_{index}_index"] = f"{task}_{index}_idx"
-    names.update(
-        {
-            key: f"{task}{suffix}"
-            for key, suffix in (counting.TABLES | counting.INDEXES | retention_tables.TABLES).items()
-        }
-    )
+    derived = counting.TABLES | counting.INDEXES | retention_tables.TABLES | retention_tables.INDEXES
+    names.update({key: f"{task}{suffix}" for key, suffix in derived.items()})
     return {key: quote_identifier(name) for key, name in names.items()}
 
 
