@@ -870,3 +870,25 @@ def test_outcome_is_one_line() -> None:
     assert of({"exc_type": "E", "exc_message": "text"}) == 'E("text")'
     assert of({"exc_type": "E", "exc_message": []}) == "E()"
     assert outcome(TaskRecord(task_id="x", state="S")) == ""
+
+
+@pytest.mark.parametrize("group", ["hold", "archive", "partitions", "retention", "schema"])
+def test_help_of_a_group_cuts_no_sentence(group: str) -> None:
+    shown = run_here(group, "--help")
+    assert "..." not in shown.out.partition("Commands:")[2], shown.out
+
+
+def test_examples_in_the_help_quote_a_star() -> None:
+    for words in (
+        ["hold"],
+        ["hold", "add"],
+        ["restore"],
+        ["forget"],
+        ["history"],
+        ["archive", "run"],
+        ["failures"],
+        ["retry"],
+    ):
+        examples = run_here(*words, "--help").out.partition("Example")[2]
+        for line in examples.splitlines():
+            assert "*" not in re.sub("'[^']*'", "", line), line

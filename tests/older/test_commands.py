@@ -111,6 +111,13 @@ def test_disable_can_be_interrupted_and_run_again(both: tuple[Store, Older], pos
     assert rows_in(postgres_url, "celery_taskmeta") == before
 
 
+def test_another_window_of_an_older_table_is_refused(both: tuple[Store, Older], postgres_url: str) -> None:
+    args = ("partitions", "enable", "--yes", "-b", postgres_url)
+    for more in ([], [], ["--window", "2d"]):
+        assert run_here(*args, *more).status == 0
+    assert_one_line(run_here(*args, "--window", "90m"), "its window is 2 days", "partitions disable")
+
+
 def test_store_without_an_older_table_refuses(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/one.sqlite3"
     assert run_here("schema", "create", "-b", url).status == 0
@@ -177,6 +184,10 @@ def test_maintainer_may_place_a_hold_if_another_user_owns_the_older_table(roles:
     query(postgres_url, run_here("schema", "grants", "maintainer_1", "--for", "maintainer", "-b", postgres_url).out)
     placed = run_here("hold", "add", "state:any", "--reason", "audit", "-b", maintainer)
     assert (placed.status, "It holds 4 tasks now" in " ".join(placed.out.split())) == (0, True), placed
+    query(postgres_url, run_here("schema", "grants", "worker_1", "--for", "worker", "-b", postgres_url).out)
+    worker = f"postgresql://worker_1:pw@{roles}"
+    for words in (["add", "state:any", "--reason", "audit"], ["release", "1"]):
+        assert_one_line(run_here("hold", *words, "-b", worker), "denied", "only the user who created the tables")
     reported = run_here("maintain", "-b", maintainer)
     (line,) = (line for line in reported.out.splitlines() if "partitions" in line)
     assert (reported.status, line.split()[0]) == (1, "refused")

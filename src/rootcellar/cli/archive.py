@@ -71,10 +71,11 @@ def run(
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Move the results of finished tasks into files in Parquet, one or more for each day.
+    """Move results of finished tasks into files.
 
-    With a FILTER, these are the finished tasks that it finds. Without one, these are the tasks that have expired and
-    whose rule in result_retention says "then": "archive". First it shows how many there are and five of them, and asks.
+    They are in Parquet, one or more for each day. With a FILTER, they get the finished tasks that it finds. Without
+    one, these are the tasks that have expired and whose rule in result_retention says "then": "archive". First it shows
+    how many there are and five of them, and asks.
 
     A result leaves the table in the same transaction in which its file is added to the manifest, which is in the
     database. So a result is always at one of the two places. You can interrupt it at any time; run it again, and it
@@ -195,7 +196,7 @@ def _number(found: Preview) -> str:
 
 
 def _say_done(done: Progress, where: str) -> None:
-    files = f"{done.files:,} file{'' if done.files == 1 else 's'}"
+    files = _files(done.files)
     say(f"{number_of_tasks(done.archived)} archived in {visible(where)}: {files}, {size_text(done.bytes)}.")
     if done.dropped:
         say(
@@ -234,13 +235,17 @@ def _say_verified(found: Verified, where: str, full: bool) -> None:
         print(f"rootcellar: {visible(problem.path)}: {visible(problem.text)}", file=sys.stderr)
     count = len(found.problems)
     good = "no problem" if not count else "1 problem" if count == 1 else f"{count:,} problems"
-    files = f"{found.files:,} file{'' if found.files == 1 else 's'}"
+    files = _files(found.files)
     how = "every row was read" if full else "sizes, digests and numbers of rows were compared"
     say(f"{files} in {visible(where)} with {found.rows:,} results, {size_text(found.bytes)}: {good}; {how}.")
     if found.elsewhere:
-        say_beside(f"{found.elsewhere:,} files were written to another place, and were not verified.")
+        say_beside(f"Not verified: {_files(found.elsewhere)}, written to another place.")
     if found.uncommitted:
-        say_beside(f"{found.uncommitted:,} files are not committed: a run goes on, or was killed in the last 24 hours.")
+        say_beside(f"Not committed: {_files(found.uncommitted)}. A run goes on, or was killed in the last 24 hours.")
+
+
+def _files(count: int) -> str:
+    return f"{count:,} file{'' if count == 1 else 's'}"
 
 
 def _verified_as_object(found: Verified, place: Place) -> dict[str, Any]:

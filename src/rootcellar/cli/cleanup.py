@@ -43,7 +43,10 @@ def cleanup(
     A worker does the same every hour, so this command is for a large backlog, or for a store without workers. It
     deletes in batches, pauses between them for other clients and for replicas, and uses little memory. Results that a
     hold keeps stay; so do results that a rule archives, until they are archived. You can interrupt it at any time; run
-    it again, and it deletes the rest. With --app, it also finishes chords whose process died.
+    it again, and it deletes the rest. With --app, it also finishes chords whose process died. It does not ask, because
+    these results have expired.
+
+    Exit status 0 if it was done, 1 after an error, 2 for wrong use.
     """
     with existing_results(choice) as results:
         if not results.conf and not dry_run:

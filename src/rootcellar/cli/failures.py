@@ -22,7 +22,7 @@ from rootcellar.history.filters import Filter, sentence
 EXAMPLES = """\b
 Examples:
   rootcellar failures -A shop.celery
-  rootcellar failures since:24h task:shop.* --json
+  rootcellar failures since:24h 'task:shop.*' --json
   rootcellar failures 7K2Q9XMD
   rootcellar failures 7K2Q9XMD --mute 7d --note 'the supplier repairs it'
 """

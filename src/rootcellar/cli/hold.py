@@ -15,14 +15,14 @@ from rootcellar.cli.stores import existing_history
 from rootcellar.cli.table import print_tasks
 from rootcellar.cli.times import full_moment
 from rootcellar.cli.values import json_object
-from rootcellar.errors import AbilityMissing, RootcellarError
+from rootcellar.errors import AbilityMissing, PermissionDenied, RootcellarError
 from rootcellar.history.forgetting import Forgetting, Preview
 from rootcellar.history.holds import Holds, must_hold, place_hold
 from rootcellar.stores.holding import Hold
 
 app = typer.Typer(
     help="Keep results from being deleted: place, list and release holds.",
-    epilog="\b\nExample:\n  rootcellar hold add task:shop.* --reason 'lawsuit 17' -A shop.celery\n",
+    epilog="\b\nExample:\n  rootcellar hold add 'task:shop.*' --reason 'lawsuit 17' -A shop.celery\n",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -31,7 +31,7 @@ app = typer.Typer(
 _ADD_EXAMPLES = """\b
 Examples:
   rootcellar hold add task:shop.pay since:30d --reason 'audit' -A shop.celery
-  rootcellar hold add id:0b5c5f9e* --reason 'bug 42' --by ann -A shop.celery
+  rootcellar hold add 'id:0b5c5f9e*' --reason 'bug 42' --by ann -A shop.celery
 """
 _LIST_EXAMPLES = """\b
 Examples:
@@ -53,16 +53,16 @@ ByOption = Annotated[
 def add(
     choice: Choice,
     words: FilterArgument = None,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the record")] = "",
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why, for the record; needed")] = "",
     by: ByOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Place a hold: what the filter finds is not deleted until the hold is released.
+    """Keep what a filter finds from being deleted.
 
-    It also covers results that are stored later. It stops the cleanup, `forget`, dropping and the removal from an
-    archive; it does not stop a newer state of the same task. Relative times, such as since:30d, count from now. A
-    filter is needed; state:any means every task. It deletes nothing, so it does not ask. Archived results that the
-    filter finds are held, too; the number that is shown is without them.
+    The hold counts until it is released. It also covers results that are stored later. It stops the cleanup, `forget`,
+    dropping and the removal from an archive; it does not stop a newer state of the same task. Relative times, such as
+    since:30d, count from now. A filter is needed; state:any means every task. It deletes nothing, so it does not ask.
+    Archived results that the filter finds are held, too; the number that is shown is without them.
     """
     if not reason.strip():
         raise WrongUse("no reason is given: say why with --reason, for those who read the record later")
@@ -70,6 +70,8 @@ def add(
         must_hold(history.store)
         try:
             hold = place_hold(history.store, filter_text(words), history.clock, reason=reason.strip(), by=_name(by))
+        except PermissionDenied as exc:
+            raise _refused(exc) from exc
         except AbilityMissing as exc:  # the filter is one that no hold can have
             raise WrongUse(str(exc)) from exc
         # after it was placed: what is shown is held
@@ -104,7 +106,10 @@ def list_holds(
     with_released: Annotated[bool, typer.Option("--all", help="Also those that were released")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List the holds: what each holds, why, and who placed and released it, and when."""
+    """List the holds.
+
+    Prints what each holds, why, and who placed and released it, and when.
+    """
     with existing_history(choice) as history:
         found = must_hold(history.store).holds(with_released)
         problems = Holds(history.store, history.codec).problems()
@@ -126,19 +131,33 @@ def release(
     by: ByOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Release a hold: what it held may be deleted again, unless another hold holds it.
+    """Release a hold.
 
-    The hold stays on record, with who placed and released it. Exit status 1 if there is no active hold of this number.
+    What it held may be deleted again, unless another hold holds it. The hold stays on record, with who placed and
+    released it. Exit status 1 if there is no active hold of this number.
     """
     with existing_history(choice) as history:
         holding = must_hold(history.store)
-        hold = holding.release_hold(number, _name(by), datetime.now(timezone.utc))
+        try:
+            hold = holding.release_hold(number, _name(by), datetime.now(timezone.utc))
+        except PermissionDenied as exc:
+            raise _refused(exc) from exc
         if hold is None:
             raise _not_active(number, holding.holds(with_released=True), history.store.where)
     if as_json:
         print_json(_as_object(hold))
         return
     say(f"Hold {hold.id} is released. What it held is deleted when it expires, unless another hold holds it.")
+
+
+def _refused(exc: PermissionDenied) -> PermissionDenied:
+    """Return the error for a user who may not place or release holds."""
+    return PermissionDenied(
+        exc.what,
+        where=exc.where,
+        remedy="only the user who created the tables, or one with the rights of `rootcellar schema grants USER --for "
+        "maintainer`, may place and release holds",
+    )
 
 
 def _name(by: str | None) -> str:

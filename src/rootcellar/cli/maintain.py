@@ -82,7 +82,8 @@ def maintain(
     Less than 10,000 results that have expired, wait to be moved or wait for the archive count as nothing: they collect
     between two runs.
 
-    Exit status: 0 if every line says ok, 1 if one says attention, refused or failed, 2 for wrong use.
+    Exit status: 0 if every line says ok, 1 if one says attention, refused or failed, 2 for wrong use; of --loop,
+    143 after SIGTERM and 130 after Ctrl-C.
     """
     limit = None if disk is None else parse_size(disk, "--disk")
     holders = HoldersConfig(transaction_age=_seconds(transaction_age, "--transaction-age"))

@@ -18,10 +18,11 @@ from rootcellar.cli.stores import existing_results
 from rootcellar.cli.times import parse_span, show_moment
 from rootcellar.errors import AbilityMissing, PermissionDenied, RootcellarError, StoreUnavailable
 from rootcellar.maintenance.mover import JOB
+from rootcellar.retention.durations import show_duration
 from rootcellar.stores import Store
 from rootcellar.stores.jobs import Job, Jobs
 from rootcellar.stores.measures import Sized
-from rootcellar.stores.older import LEAST_WINDOW, Older, OlderStatus, Partition
+from rootcellar.stores.older import LEAST_WINDOW, WINDOW, Older, OlderStatus, Partition
 
 app = typer.Typer(
     help="Keep tens of millions of results fast: an older table in partitions (PostgreSQL).",
@@ -61,11 +62,13 @@ TRIES, PAUSE = 60, 1.0
 def enable(
     choice: Choice,
     window: Annotated[
-        str,
+        str | None,
         typer.Option(
-            "--window", metavar="SPAN", help="Move a result this long after its task has ended: 2d, 12h; 1h at least"
+            "--window",
+            metavar="SPAN",
+            help="Move a result this long after its task has ended: 12h, 7d; 1h at least. By default 2d",
         ),
-    ] = "2d",
+    ] = None,
     yes: YesOption = False,
 ) -> None:
     """Create the older table, to which finished results are moved.
@@ -74,15 +77,20 @@ def enable(
     and keep their rights. The main process of a worker moves the results, if its user may create tables; otherwise let
     a user who may run `rootcellar maintain --apply --loop`.
 
-    Exit status 0 if there is an older table now, 1 if the answer was no or a right is missing, 2 without --yes where
-    there is no terminal to ask on.
+    The window of an older table cannot be changed. For another one, run `partitions disable` and then this: both move
+    every result.
+
+    Exit status 0 if there is an older table now, 1 if it has another --window, the answer was no or a right is missing,
+    2 without --yes where there is no terminal to ask on.
     """
-    kept = _window(window)
+    kept = WINDOW if window is None else _window(window)
     with existing_results(choice) as results:
         store = results.store
         older = _older_of(store)
         status = older.status()
         if status.is_enabled:
+            if window is not None and kept != status.window and not status.is_disabling:
+                raise _other_window(status.window, store.where)
             say(_enabled_before(status, store.where))
             return
         _check_rights(older, store.where)
@@ -224,7 +232,9 @@ def _explain(store: Store, window: timedelta) -> None:
     """Say what will happen."""
     rows, size = _size_of(store)
     if rows is not None:
-        say_beside(f"{store.where} has about {rows:,} results ({_bytes(size)}).")
+        # the estimate for an empty table is 0 or 1
+        about = f"about {rows:,} results" if rows > 1 else "few results"
+        say_beside(f"{store.where} has {about} ({_bytes(size)}).")
         if rows < WORTH_IT:
             say_beside(
                 f"Below {WORTH_IT:,} results an older table is not needed: expired results are deleted in batches, "
@@ -256,6 +266,15 @@ def _enabled_before(status: OlderStatus, where: str) -> str:
     if status.is_disabling:
         return f"{where}: results are being moved back. Run `rootcellar partitions disable` to finish that."
     return f"{where}: there is an older table already. Nothing was changed."
+
+
+def _other_window(window: timedelta, where: str) -> RootcellarError:
+    return RootcellarError(
+        f"there is an older table already, and its window is {_days(window)}",
+        where=where,
+        remedy="run `rootcellar partitions disable`, and then `rootcellar partitions enable --window` again; both move "
+        "every result",
+    )
 
 
 def _say_missing(where: str, as_json: bool) -> None:
@@ -302,7 +321,7 @@ def _say_behind(status: OlderStatus, count: int, first: datetime | None) -> None
 
 def _say_last_run(job: Job | None) -> None:
     if job is None:
-        say("Results were never moved here: a worker does it, or `rootcellar maintain --apply`.")
+        say("No result has been moved yet: a worker does it, or `rootcellar maintain --apply`.")
         return
     note = f": {visible(job.note)}" if job.note else ""
     say(f"Last run at {show_moment(job.started_at)}{note}.")
@@ -353,7 +372,7 @@ def _days(span: timedelta) -> str:
     days = span / timedelta(days=1)
     if days >= 1:
         return f"{days:g} day{'s' * (days != 1)}"
-    return f"{span / timedelta(hours=1):g} hours"
+    return show_duration(span.total_seconds())
 
 
 def _bytes(count: int) -> str:

@@ -33,8 +33,8 @@ from rootcellar.retention.policy import read_retention
 
 EXAMPLES = """\b
 Examples:
-  rootcellar restore --dry-run id:d3a1* --from /srv/archive -A shop.celery
-  rootcellar restore --yes task:reports.* done:2026-03 -A shop.celery
+  rootcellar restore --dry-run 'id:d3a1*' --from /srv/archive -A shop.celery
+  rootcellar restore --yes 'task:reports.* done:2026-03' -A shop.celery
 """
 
 

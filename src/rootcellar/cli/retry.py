@@ -34,7 +34,7 @@ from rootcellar.history.retry import RetryPreview
 
 EXAMPLES = """\b
 Examples:
-  rootcellar retry state:failed since:24h task:shop.orders.* --dry-run
+  rootcellar retry state:failed since:24h 'task:shop.orders.*' --dry-run
   rootcellar retry state:failed failure:7K2Q9XMD --per-second 20
   rootcellar retry id:0b5c5f9e-8f4e-4f7b-a1f4-0e8f0c6f2d11 --yes
 """

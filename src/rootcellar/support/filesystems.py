@@ -97,9 +97,20 @@ def open_filesystem(url: str, *, what: str, where: str, extra: str) -> tuple[Any
         filesystem, root = url_to_fs(url, skip_instance_cache=True)
     except (ImportError, ValueError) as exc:
         raise ConfigurationError(
-            redact(f"fsspec cannot open it: {exc}"), where=where, remedy="see fsspec's documentation"
+            redact(f"fsspec cannot open it: {exc}"), where=where, remedy=_remedy(url.partition(":")[0])
         ) from exc
     return filesystem, str(root)
+
+
+def _remedy(scheme: str) -> str:
+    """Return what to do if fsspec cannot open a URL of this scheme."""
+    # imported late: only an error needs it
+    from fsspec.registry import known_implementations
+
+    package = str(known_implementations.get(scheme, {}).get("class", "")).partition(".")[0]
+    if package and package != "fsspec":
+        return f"pip install {package}"
+    return "see fsspec's documentation for the filesystems that it knows"
 
 
 def modified(info: Any) -> float:
