@@ -16,14 +16,14 @@ from typing import Any
 
 import pytest
 
-from rootcellar.archive import files
+from rootcellar.archive import files, remains
 from rootcellar.archive.compacting import compact, small_files
 from rootcellar.archive.expiring import delete_remains, expire
 from rootcellar.archive.places import open_place
 from rootcellar.archive.reading import Archive
 from rootcellar.archive.remains import clear_up
 from rootcellar.archive.verifying import Verifying
-from rootcellar.errors import ArchiveDamaged
+from rootcellar.errors import ArchiveDamaged, ArchiveFileMissing
 from rootcellar.history.filters import Clock
 from rootcellar.history.holds import Holds, place_hold
 from rootcellar.maintenance.archive_expiry import ArchiveExpiry
@@ -505,4 +505,16 @@ def test_file_that_is_replaced_while_it_is_verified_stays_deleted(sqlite: Store,
     found = verifying.run()
     assert (found.problems, found.files) == ([], 1)
     assert sorted(file.state for file in archive.manifest.files(with_deleted=True)) == ["deleted"] * 5 + ["written"]
+    assert set(read(sqlite, tmp_path, ones)) == {one.task_id for one in ones}
+
+
+def test_joined_file_that_another_run_may_delete_is_not_committed(
+    sqlite: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ones = fill(sqlite, tmp_path, 5)
+    before = there(tmp_path)
+    monkeypatch.setattr(remains, "GRACE", -1.0)
+    with pytest.raises(ArchiveFileMissing, match="nothing was changed"):
+        compact(archive_of(sqlite, tmp_path), sqlite)
+    assert there(tmp_path) == before
     assert set(read(sqlite, tmp_path, ones)) == {one.task_id for one in ones}
