@@ -293,6 +293,7 @@ def test_missing_file_names_the_task_and_the_file(sqlite: Store, tmp_path: Path)
     app = app_of(sqlite.url, str(tmp_path))
     with pytest.raises(ArchiveFileMissing, match=rf"{one.task_id}.*day/a\.parquet.*does not exist") as caught:
         app.AsyncResult(one.task_id).get(timeout=5)
+    assert caught.value.what.count("the file") == 1
     assert caught.value.where == str(tmp_path)
     assert "backup" in caught.value.remedy
     assert not caught.value.retryable

@@ -71,6 +71,14 @@ def sql(request: pytest.FixtureRequest) -> Iterator[Any]:
 # -- what is moved
 
 
+def test_progress_is_known_while_a_file_is_written(sql: Any, tmp_path: Path) -> None:
+    for _ in range(3):
+        sql.put(record(done_at=NOON))
+    seen: list[str] = []
+    archive(sql, tmp_path, on_row=lambda: seen.append("row"), on_progress=lambda count: seen.append(f"{count} done"))
+    assert seen == ["row", "row", "row", "3 done"]
+
+
 def test_finished_tasks_move_into_a_file_for_each_day(store: Any, tmp_path: Path) -> None:
     records = fill(store, 30)
     store.put(running := record(state="STARTED"))

@@ -210,7 +210,9 @@ def _of_file(exc: RootcellarError, task_ids: Sequence[str], file: ArchiveFile, w
     """Return an error with the file that it concerns, and the tasks."""
     subject = f"{_named(task_ids)} in the file {file.path}" if task_ids else f"the file {file.path}"
     elsewhere = "" if file.location == where else f"; it was written to {file.location}"
-    error = type(exc)(f"{subject} of the archive: {exc.what}{elsewhere}", where=where, remedy=exc.remedy)
+    # named once
+    what = exc.what.replace(f"the file {file.path} of the archive", "it")
+    error = type(exc)(f"{subject} of the archive: {what}{elsewhere}", where=where, remedy=exc.remedy)
     error.retryable = exc.retryable
     return error
 

@@ -148,6 +148,7 @@ class Archiving:
         expiry: returns when the archive may delete a result; ``None`` for never. It gets the record with its result.
         go_on: is asked between two files and two pages; a run ends when it returns ``False``.
         on_progress: is called with the number of results after each committed file.
+        on_row: is called after each result that was written into a file, which may not be committed yet.
 
     Attributes:
         progress: what it has done.
@@ -167,6 +168,7 @@ class Archiving:
         expiry: Callable[[TaskRecord], datetime | None] = lambda record: None,
         go_on: Callable[[], bool] = lambda: True,
         on_progress: Callable[[int], object] = lambda count: None,
+        on_row: Callable[[], object] = lambda: None,
     ) -> None:
         self._store = store
         self._place = place
@@ -176,6 +178,7 @@ class Archiving:
         self._expiry = expiry
         self._go_on = go_on
         self._on_progress = on_progress
+        self._on_row = on_row
         self._manifest = manifest_of(store)
         self._holding = store.ability(Holding)
         self._home = ""
@@ -314,6 +317,7 @@ class Archiving:
             writer = FileWriter(sink)
             for candidate in candidates:
                 row = writer.add(candidate.record, candidate.reference, expires_at=self._expiry(candidate.record))
+                self._on_row()
                 if candidate.is_special:
                     special[row] = replace(candidate, record=TaskRecord(task_id="", state=""), reference=None)
                 if writer.is_full or writer.rows >= self._manifest.rows_in_one_file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime, timezone
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -159,7 +160,7 @@ def _wanted(text: str, results: Results, history: History) -> Wanted:
 
 def _run(results: Results, place: Place, wanted: Wanted, *, is_by_rule: bool) -> Progress:
     """Archive; a run by the rules is on record like that of a worker."""
-    line = Line("tasks archived")
+    line, written = Line("tasks archived"), Line("tasks written into files")
     archiving = Archiving(
         results.store,
         place,
@@ -168,6 +169,7 @@ def _run(results: Results, place: Place, wanted: Wanted, *, is_by_rule: bool) ->
         spiller=results.codec.spiller,
         expiry=read_retention(results.conf).archive_expiry,
         on_progress=line.add,
+        on_row=partial(written.add, 1),
     )
     try:
         if not is_by_rule:
@@ -187,6 +189,8 @@ def _run(results: Results, place: Place, wanted: Wanted, *, is_by_rule: bool) ->
 def _say_preview(found: Preview, where: str, to: str) -> None:
     number = _number(found)
     say(f"{number[0].upper()}{number[1:]} in {visible(where)} to archive in {visible(to)}.")
+    if not found.is_all:
+        say("There may be more: the count ended early. All that are found are archived.")
     if found.examples:
         print_tasks(found.examples, console())
 

@@ -47,8 +47,8 @@ def list_files(choice: Choice, as_json: JsonOption = False) -> None:
     """List the files of the archive, by day.
 
     RESULTS are those that count: not those that were restored, forgotten or archived again. A file is deleted when the
-    last of its results has expired, unless a hold covers one of them. Days are in UTC. --json also prints where each
-    file is, its SHA-256 and its times.
+    last of its results has expired, unless a hold covers one of them. STATE is written, or verified after `archive
+    verify` has read the file again. Days are in UTC. --json also prints where each file is, its SHA-256 and its times.
     """
     with existing_results(choice) as results:
         files = manifest_of(results.store).files()
