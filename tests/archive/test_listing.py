@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +16,8 @@ from hypothesis import HealthCheck, event, given, settings
 import rootcellar
 from rootcellar.archive import files
 from rootcellar.archive.files import FileReader
-from rootcellar.archive.listing import ArchivedResults, ArchivedTasks, StoreSource
+from rootcellar.archive.listing import ArchivedResults, ArchivedTasks, StoreSource, in_order
+from rootcellar.archive.masks import Masks
 from rootcellar.archive.places import open_place
 from rootcellar.archive.reading import Archive
 from rootcellar.archive.scanning import find_in_files
@@ -27,6 +29,7 @@ from rootcellar.history.streaming import pages
 from rootcellar.payloads import codec_of
 from rootcellar.records import NO_DATE, Payload, TaskRecord
 from rootcellar.stores import Store, open_store
+from rootcellar.stores.search import Always
 from rootcellar.testing.helpers import new_id
 from tests.archive.archives import app_of, archived, manifest_of, put_file
 from tests.archive.object_store import ObjectStore, object_store
@@ -51,6 +54,51 @@ often = settings(
 def store(request: pytest.FixtureRequest) -> Iterator[Any]:
     with opened(request.param, request) as found:
         yield found
+
+
+def overlapping(store: Any, place: Path, count: int, rows: int) -> StoreSource:
+    """Archive files whose tasks ended in the same time, each a second before those of the file before it."""
+    for number in range(count):
+        ones = [
+            record(f"{number}-{row:05}", done_at=DAY + timedelta(minutes=row, seconds=-number)) for row in range(rows)
+        ]
+        put_file(store, open_place(str(place)), ones, f"{number}.parquet")
+    return StoreSource(Archive(manifest_of(store), open_place(str(place))), store)
+
+
+def test_files_of_the_same_time_are_not_in_memory_as_rows(sqlite: Any, tmp_path: Path) -> None:
+    source = overlapping(sqlite, tmp_path / "archive", 3, 1_000)
+    found = in_order(source, source.files(None, None), Masks(Always(True)), lambda record: True)
+    while next(found)[2].number < 0:
+        pass
+    gc.collect()
+    assert sum(isinstance(each, files.Row) for each in gc.get_objects()) <= 600
+
+
+@pytest.mark.parametrize("held", [0, 2**30])
+def test_files_of_the_same_time_are_listed_in_order(
+    sqlite: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: int
+) -> None:
+    monkeypatch.setattr("rootcellar.archive.listing._HELD_BYTES", held)
+    source = overlapping(sqlite, tmp_path / "archive", 3, 400)
+    found = in_order(source, source.files(None, None), Masks(Always(True)), lambda record: True)
+    ids = [row.record.task_id for _, _, row in found if row.number >= 0]
+    assert ids == [f"{number}-{row:05}" for row in reversed(range(400)) for number in range(3)]
+
+
+def test_files_of_the_same_time_do_not_exceed_the_budget(sqlite: Any, tmp_path: Path) -> None:
+    source = overlapping(sqlite, tmp_path / "archive", 4, 5)
+    query = parse("state:any")
+    first = ArchivedTasks(source, sqlite, codec_of({}), query, CLOCK, budget=0.0).page()
+    assert len(first.records) < 20
+    assert first.searched_back_to is not None
+    ids = [each.task_id for each in first.records]
+    after = first.cursor
+    while after is not None:
+        page = ArchivedTasks(source, sqlite, codec_of({}), query, CLOCK, budget=0.0, after=after).page()
+        ids += [each.task_id for each in page.records]
+        after = page.cursor
+    assert ids == [f"{number}-{row:05}" for row in reversed(range(5)) for number in range(4)]
 
 
 def test_file_that_cannot_be_read_is_left_out_and_named(
@@ -224,13 +272,13 @@ def test_row_groups_that_cannot_match_are_not_read(
     archived(sqlite, str(tmp_path), [replace(ended(5), task_id="earlier", done_at=DAY - timedelta(days=3))])
     history = history_of(sqlite, str(tmp_path))
     read: list[tuple[int, int]] = []
-    original = FileReader.chosen
+    original = FileReader.table
 
-    def noted(self: FileReader, group: int, choose: Any, **options: Any) -> Any:
+    def noted(self: FileReader, group: int) -> Any:
         read.append((id(self), group))
-        return original(self, group, choose, **options)
+        return original(self, group)
 
-    monkeypatch.setattr(FileReader, "chosen", noted)
+    monkeypatch.setattr(FileReader, "table", noted)
     assert listed(history, "since:2026-11-03T00:12Z until:2026-11-03T00:14Z") == ["task-0013", "task-0012"]
     assert len(read) == 1
     read.clear()
@@ -397,8 +445,8 @@ def test_history_and_export_list_the_archive(sqlite: Store, tmp_path: Path, monk
     lines = (tmp_path / "a.jsonl").read_text().splitlines()
     assert [json.loads(line)["task_id"] for line in lines] == [f"task-{minute:04}" for minute in reversed(range(30))]
     (tmp_path / ".env").unlink()
-    for name in ("history", "export"):
-        without = run_here(name, "--archive", "-b", sqlite.url)
+    for words in (("history",), ("export", "--format", "jsonl")):
+        without = run_here(*words, "--archive", "-b", sqlite.url)
         assert without.status == 2
         assert "no archive is named" in without.err
 

@@ -11,6 +11,7 @@ deleted. They stay at their place for an hour, because clients may be reading th
 from __future__ import annotations
 
 import secrets
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -22,7 +23,7 @@ from rootcellar.archive.reading import Archive
 from rootcellar.archive.remains import check_draft, discard_draft, write_copy
 from rootcellar.errors import ArchiveDamaged, RootcellarError
 from rootcellar.stores import Store
-from rootcellar.stores.archiving import ArchiveFile, Moved, NewFile, Place
+from rootcellar.stores.archiving import ArchiveFile, Moved, NewFile, Place, key_of_id
 from rootcellar.stores.search import Always
 
 #: a file is small if it has fewer bytes, and a day is compacted if it has more than so many small files
@@ -104,7 +105,7 @@ def _merge(archive: Archive, store: Store, files: Sequence[ArchiveFile]) -> Arch
     day = files[0].day.isoformat()
     path = f"{archive.manifest.homes()[0]}/{day[:7]}/{day}-{secrets.token_hex(8)}.parquet"
     begun = datetime.now(timezone.utc)
-    written = _write(archive, store, files, path)
+    written, order = _write(archive, store, files, path)
     new = NewFile(
         location=archive.place.where,
         path=path,
@@ -128,10 +129,11 @@ def _merge(archive: Archive, store: Store, files: Sequence[ArchiveFile]) -> Arch
         # read again from the new file, so that only what can be read replaces anything
         with archive.place.open(path, written.bytes) as source:
             copies = FileReader(source, f"{archive.place.where}: {path}").read()
-            for (task_id, place), copy in zip(_sources(archive, store, files), copies, strict=True):
-                if copy.record.task_id != task_id:
+            for (key, place), copy in zip(order.rows(), copies, strict=True):
+                task_id = copy.record.task_id
+                if key_of_id(task_id) != key:
                     raise ArchiveDamaged(
-                        f"the new file {path} has task {copy.record.task_id} in place of {task_id}",
+                        f"the new file {path} has task {task_id} in place of another one",
                         where=archive.place.where,
                         remedy="run `rootcellar archive compact` again; nothing was changed",
                     )
@@ -152,21 +154,33 @@ def _merge(archive: Archive, store: Store, files: Sequence[ArchiveFile]) -> Arch
     return file
 
 
-def _write(archive: Archive, store: Store, files: Sequence[ArchiveFile], path: str) -> Written:
+class _Order:
+    """Where each row of a new file comes from. It takes 24 bytes for each of them."""
+
+    def __init__(self) -> None:
+        self._numbers = array("q")
+
+    def add(self, task_id: str, place: Place) -> None:
+        """Note the next row."""
+        self._numbers.extend((key_of_id(task_id), place.file, place.row))
+
+    def rows(self) -> Iterator[tuple[int, Place]]:
+        """Yield the hash of the id, and the earlier place, of each row."""
+        numbers = iter(self._numbers)
+        for key, file, row in zip(numbers, numbers, numbers, strict=True):
+            yield key, Place(file, row)
+
+
+def _write(archive: Archive, store: Store, files: Sequence[ArchiveFile], path: str) -> tuple[Written, _Order]:
     source = StoreSource(archive, store)
+    order = _Order()
     with archive.place.write(path) as sink:
         writer = FileWriter(sink)
         for _, file, row in in_order(source, files, Masks(Always(True)), lambda record: True):
             if row.number >= 0:
                 writer.add(row.record, row.reference, expires_at=file.expires_at)
-        return writer.close()
-
-
-def _sources(archive: Archive, store: Store, files: Sequence[ArchiveFile]) -> Iterator[tuple[str, Place]]:
-    """Yield the id and the place of each row of the files, in the order in which they were written."""
-    for _, file, row in in_order(StoreSource(archive, store), files, Masks(Always(True)), lambda record: True):
-        if row.number >= 0:
-            yield row.record.task_id, Place(file.id, row.number)
+                order.add(row.record.task_id, Place(file.id, row.number))
+        return writer.close(), order
 
 
 def _alike(files: Sequence[ArchiveFile]) -> Iterator[list[ArchiveFile]]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
@@ -287,19 +287,26 @@ class FileReader:
             for number in its_numbers:
                 yield from self._rows_of(table.slice(number - self._starts[group], 1), [number])
 
-    def chosen(self, group: int, choose: Callable[[Any], Any], *, at_once: int = 2_000) -> Iterator[Row]:
-        """Yield the rows of a row group that a function chooses, in the order of the file.
+    def table(self, group: int) -> Any:
+        """Return a row group as a table of pyarrow, which takes much less memory than its rows.
+
+        Raises:
+            ArchiveDamaged: it cannot be read.
+        """
+        return self._read(lambda: self._file.read_row_group(group))
+
+    def rows_in(self, table: Any, group: int, places: Sequence[int], *, at_once: int = 1_000) -> Iterator[Row]:
+        """Yield some rows of a row group; the file is not read.
 
         Args:
-            group: the number of the row group.
-            choose: gets the row group as a table of pyarrow, and returns a mask: an array of booleans.
+            table: the row group.
+            group: its number.
+            places: the places of the rows in it.
             at_once: how many rows are converted at a time.
 
         Raises:
             ArchiveDamaged: a row cannot be read.
         """
-        table = self._read(lambda: self._file.read_row_group(group))
-        places = [place for place, is_chosen in enumerate(choose(table).to_pylist()) if is_chosen]
         for start in range(0, len(places), at_once):
             some = places[start : start + at_once]
             yield from self._rows_of(table.take(some), [self._starts[group] + place for place in some])

@@ -1,8 +1,8 @@
 """Lists archived results: those that ended last come first, as in the list of a store.
 
-Files are opened when the list reaches their time, and row groups are read when it reaches theirs. So a list that is
-read to its end takes the memory of a few row groups. A row group whose footer shows that nothing in it can be wanted is
-not read.
+Files are opened when the list reaches their time, and row groups are read when it reaches theirs. Row groups whose
+times overlap are in memory together, as tables of pyarrow, up to a limit. Beyond it they are read again for the next
+rows of the list. A row group whose footer shows that nothing in it can be wanted is not read.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import islice
-from typing import Protocol
+from typing import Any, Protocol
 
 from rootcellar.archive.files import FileReader, Row
 from rootcellar.archive.masks import Masks
@@ -38,6 +38,8 @@ from rootcellar.stores.search import Position, Segment
 BUDGET = 10.0
 #: the most records for which the store is asked at a time whether they were stored again
 _AT_ONCE = 500
+#: the most bytes of row groups that stay in memory until their rows are yielded, and of rows that are converted at once
+_HELD_BYTES, _YIELD_BYTES = 96 * 1024 * 1024, 8 * 1024 * 1024
 _MICROSECOND = timedelta(microseconds=1)
 #: the place before the first record of a list
 _BEFORE_ALL = 2**62 - 1
@@ -125,6 +127,105 @@ class _Waiting:
     group: int | None = field(compare=False, default=None)
 
 
+class _Group:
+    """A row group that was read, with rows that are not yielded yet.
+
+    Args:
+        source: opens its file.
+        file, number: the file, and the number of the row group in it.
+    """
+
+    __slots__ = ("_first", "_held", "_source", "file", "left", "number", "row_bytes")
+
+    def __init__(self, source: Source, file: ArchiveFile, number: int) -> None:
+        self.file = file
+        self.number = number
+        #: how many of its rows are not yielded yet
+        self.left = 0
+        #: about how many bytes a row takes
+        self.row_bytes = 0
+        self._first = 0
+        self._source = source
+        self._held: tuple[FileReader, Any] | None = None
+
+    def keys(
+        self, masks: Masks, matches: Callable[[TaskRecord], bool], start: _Later | None
+    ) -> Iterator[tuple[_Later, int]]:
+        """Read it, and yield the place in the list, and in the row group, of each row that is wanted."""
+        with self._source.opened(self.file) as reader:
+            table = reader.table(self.number)
+        self._held = reader, table
+        self._first = reader.bounds(self.number)[0]
+        self.row_bytes = int(table.nbytes) // max(1, table.num_rows)
+        wanted = [place for place, is_chosen in enumerate(masks.choose(table).to_pylist()) if is_chosen]
+        for row in reader.rows_in(table, self.number, wanted):
+            later = _Later(-_microseconds(row.record.done_at or NO_DATE), _Descending(row.record.task_id))
+            is_after = start is None or later > start
+            if is_after and row.number not in self.file.void and matches(row.record):
+                self.left += 1
+                yield later, row.number - self._first
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes of it are in memory."""
+        return 0 if self._held is None else int(self._held[1].nbytes)
+
+    def let_go(self) -> None:
+        """Take it out of the memory; it is read again when its rows are yielded."""
+        self._held = None
+
+    def rows(self, places: Sequence[int]) -> dict[int, Row]:
+        """Return some rows, by their places in the row group."""
+        self.left -= len(places)
+        if self._held is None:
+            with self._source.opened(self.file) as reader:
+                held = reader, reader.table(self.number)
+        else:
+            held = self._held
+        found = {row.number - self._first: row for row in held[0].rows_in(held[1], self.number, places)}
+        if not self.left:
+            self.let_go()
+        return found
+
+
+#: a row that is not yielded yet: its place in the list, an order among equals, its row group, and its place in this
+_Key = tuple[_Later, tuple[int, int, int], _Group]
+
+
+def _hold(held: list[_Group], group: _Group) -> None:
+    """Keep a row group in memory, unless others take all of it already."""
+    held[:] = [one for one in held if one.held_bytes]
+    if not group.left or sum(one.held_bytes for one in held) + group.held_bytes > _HELD_BYTES:
+        group.let_go()
+    else:
+        held.append(group)
+
+
+def _next_rows(
+    rows: list[_Key], until: int | None, on_problem: Callable[[ArchiveFile, RootcellarError], object] | None
+) -> Iterator[tuple[_Later, _Group, Row]]:
+    """Take the next rows of a heap, up to those that ended at a moment, and as many as memory should have at a time."""
+    taken: list[_Key] = []
+    size = 0
+    while rows and len(taken) < _AT_ONCE and size < _YIELD_BYTES and (until is None or rows[0][0].negative < until):
+        taken.append(heapq.heappop(rows))
+        size += taken[-1][2].row_bytes
+    wanted: dict[_Group, list[int]] = {}
+    for _, (_, _, place), group in taken:
+        wanted.setdefault(group, []).append(place)
+    found: dict[_Group, dict[int, Row]] = {}
+    for group, places in wanted.items():
+        try:
+            found[group] = group.rows(places)
+        except (ArchiveFileMissing, ArchiveDamaged) as exc:
+            if on_problem is None:
+                raise
+            on_problem(group.file, exc)
+    for later, (_, _, place), group in taken:
+        if group in found:
+            yield later, group, found[group][place]
+
+
 def in_order(
     source: Source,
     files: Sequence[ArchiveFile],
@@ -147,29 +248,33 @@ def in_order(
     floor = _BEFORE_ALL if after is None else after.moment
     waiting = [_Waiting(-_end_of(file), (file.id, -1), file) for file in files]
     heapq.heapify(waiting)
-    rows: list[tuple[_Later, int, ArchiveFile, Row]] = []
+    start = None if after is None else _Later(-after.moment, _Descending(after.task_id))
+    rows: list[_Key] = []
+    held: list[_Group] = []
     while waiting or rows:
-        if not rows or (waiting and waiting[0].negative <= rows[0][0].negative):
+        if waiting and (not rows or waiting[0].negative <= rows[0][0].negative):
             each = heapq.heappop(waiting)
             try:
                 if each.group is None:
-                    for group in _groups_of(source, each.file, masks, floor):
-                        heapq.heappush(waiting, group)
+                    for unread in _groups_of(source, each.file, masks, floor):
+                        heapq.heappush(waiting, unread)
                     continue
-                for later, row in _rows_of(source, each.file, each.group, masks, matches, after):
-                    heapq.heappush(rows, (later, each.file.id, each.file, row))
+                group = _Group(source, each.file, each.group)
+                keys = list(group.keys(masks, matches, start))
             except (ArchiveFileMissing, ArchiveDamaged) as exc:
                 if on_problem is None:
                     raise
                 on_problem(each.file, exc)
                 continue
-            else:
-                if not rows and waiting:
-                    # the caller looks at the time; everything that ended after this moment was looked at
-                    yield Position(Segment.FINISHED, -waiting[0].negative, ""), each.file, _NOTHING
+            for later, place in keys:
+                heapq.heappush(rows, (later, (*each.order, place), group))
+            _hold(held, group)
+            if ends := [*(one.negative for one in waiting[:1]), *(key[0].negative for key in rows[:1])]:
+                # the caller looks at the time; everything that ended after this moment was yielded
+                yield Position(Segment.FINISHED, -min(ends), ""), each.file, _NOTHING
             continue
-        later, _, file, row = heapq.heappop(rows)
-        yield Position(Segment.FINISHED, -later.negative, row.record.task_id), file, row
+        for later, group, row in _next_rows(rows, waiting[0].negative if waiting else None, on_problem):
+            yield Position(Segment.FINISHED, -later.negative, row.record.task_id), group.file, row
 
 
 #: stands for no row, when row groups were read and nothing was found in them
@@ -186,23 +291,6 @@ def _groups_of(source: Source, file: ArchiveFile, masks: Masks, floor: int) -> I
             if masks.may_be_in(reader, group):
                 end = _BEFORE_ALL if last is None else _microseconds(last)
                 yield _Waiting(-end, (file.id, group), file, group)
-
-
-def _rows_of(
-    source: Source,
-    file: ArchiveFile,
-    group: int,
-    masks: Masks,
-    matches: Callable[[TaskRecord], bool],
-    after: Position | None,
-) -> Iterator[tuple[_Later, Row]]:
-    start = None if after is None else _Later(-after.moment, _Descending(after.task_id))
-    with source.opened(file) as reader:
-        for row in reader.chosen(group, masks.choose):
-            later = _Later(-_microseconds(row.record.done_at or NO_DATE), _Descending(row.record.task_id))
-            is_after = start is None or later > start
-            if is_after and row.number not in file.void and matches(row.record):
-                yield later, row
 
 
 def _until_nothing(found: Iterator[tuple[Position, ArchiveFile, Row]]) -> list[tuple[Position, ArchiveFile, Row]]:
