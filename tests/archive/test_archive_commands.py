@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -418,6 +419,13 @@ def test_place_that_does_not_exist_is_wrong_use(filled: Any, url: str) -> None:
     assert ended.status == 2
     assert "--to: fsspec cannot open it" in " ".join(ended.err.split())
     assert "result_archive" not in ended.err
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_package_that_a_place_needs_is_named(scheme: str, filled: Any, url: str) -> None:
+    ended = run_here("archive", "run", "--yes", "state:any", "--to", f"{scheme}://bucket/x", "-b", url)
+    assert ended.status == 2
+    assert re.search(r"pip install (s3fs|gcsfs)", ended.err)
 
 
 def test_filter_or_rule_must_be_given(filled: Any, url: str, tmp_path: Path) -> None:
