@@ -130,8 +130,9 @@ def recorded(store: Store, name: str) -> Iterator[Run]:
     """
     jobs = store.ability(Jobs)
     run = Run()
-    if jobs is not None:
-        _begin(jobs, name)
+    if jobs is not None and not _begin(jobs, name):
+        # without the right to write the begin, the end cannot be written either
+        jobs = None
     try:
         yield run
     except BaseException as exc:
@@ -154,11 +155,14 @@ def note_sizes(store: Store) -> None:
         _log("note the sizes of the tables", exc)
 
 
-def _begin(jobs: Jobs, name: str) -> None:
+def _begin(jobs: Jobs, name: str) -> bool:
+    """Record the begin of a run; return whether the user may do so."""
     try:
         jobs.begin_job(name)
     except RootcellarError as exc:
         _log(f"record that the job {name} begins", exc)
+        return not isinstance(exc, PermissionDenied)
+    return True
 
 
 def _end(jobs: Jobs, name: str, run: Run, note: str | None, *, ok: bool) -> None:
