@@ -213,21 +213,19 @@ def test_check_names_rules_that_are_wrong_or_never_count(rules: str, status: int
     assert ("never counts" in flat) == ("never counts" in found)
 
 
-_NOWHERE = f"127.0.0.1:{free_port()}"
-
-
 @pytest.mark.parametrize(
     ("backend", "is_possible"),
     [
-        (f"redis://{_NOWHERE}/0", False),
-        (f"mongodb://{_NOWHERE}/db", False),
+        ("redis://{nowhere}/0", False),
+        ("mongodb://{nowhere}/db", False),
         ("rpc://", False),
-        (f"postgresql://{_NOWHERE}/db", True),
-        (f"hybrid://?durable_url=postgresql%3A%2F%2F{_NOWHERE}%2Fdb&cache_url=redis%3A%2F%2F{_NOWHERE}", True),
+        ("postgresql://{nowhere}/db", True),
+        ("hybrid://?durable_url=postgresql%3A%2F%2F{nowhere}%2Fdb&cache_url=redis%3A%2F%2F{nowhere}", True),
     ],
 )
 def test_check_finds_rules_that_archive_on_a_store_that_cannot(backend: str, is_possible: bool) -> None:
-    conf = {"result_backend": f"rootcellar+{backend}", "result_retention": [{"keep": "7d"}]}
+    url = backend.replace("{nowhere}", f"127.0.0.1:{free_port()}")
+    conf = {"result_backend": f"rootcellar+{url}", "result_retention": [{"keep": "7d"}]}
     assert not list(rules_of(conf))
     conf["result_retention"] = [{"task": "a", "keep": "7d", "then": "archive"}]
     assert [each.code for each in rules_of(conf)] == ([] if is_possible else ["archive-impossible"])
@@ -236,7 +234,7 @@ def test_check_finds_rules_that_archive_on_a_store_that_cannot(backend: str, is_
 def test_explain_says_that_a_store_without_an_archive_deletes(shop: Path) -> None:
     args = ("retention", "explain", "reports.other", "--state", "FAILURE", "-A", "shop")
     assert "Kept for 90 days, then archived." in run(*args, cwd=shop).out
-    (shop / "shop.py").write_text(APP.replace("sqlite:///results.sqlite3", f"redis://{_NOWHERE}/0"))
+    (shop / "shop.py").write_text(APP.replace("sqlite:///results.sqlite3", f"redis://127.0.0.1:{free_port()}/0"))
     done = run(*args, cwd=shop)
     assert "Kept for 90 days, then deleted.\nRule 1 says that it is archived, but this store cannot" in done.out
     assert json.loads(run(*args, "--json", cwd=shop).out)["archived_by_rule"] is None
