@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,6 +17,19 @@ from rootcellar.stores.watching import NotifyOn
 from tests.helpers import new_id, record, wait_until
 from tests.redis.helpers import Inbox, opened, stock_app
 from tests.servers import RedisServer
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[RedisServer]:
+    """A server without listeners of other tests, because the tests count them."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_url(own_server: RedisServer) -> str:
+    own_server.flush()
+    return own_server.url
 
 
 @pytest.fixture(autouse=True)
