@@ -53,7 +53,7 @@ FROM pg_locks WHERE NOT granted AND waitstart IS NOT NULL
 _SIZE = "SELECT pg_total_relation_size('celery_taskmeta')"
 
 ABOUT = """\
-Written by `python -m benchmarks.retention.cleanup`; no figure by hand. {rows:,} results of which {due:,} are due. \
+Written by `python -m benchmarks.retention.cleanup`; no figure by hand. {rows:,} results; {due:,} are due. \
 {storing} processes store {rate:,.0f} results a second each before and during the deletion; of {again} stores, one \
 is that of an expired task that runs again. One DELETE is `DELETE FROM celery_taskmeta WHERE expires_at < now()`, \
 which keeps no counts of what it deletes. The longest wait for a lock is that of any session, looked at 100 times a \
@@ -378,7 +378,7 @@ def _met(is_met: bool) -> str:
 
 
 def fill(url: str, rows: int, end: datetime) -> None:
-    """Fill a database with results, five of six of which are due."""
+    """Fill a database with results; five of six are due."""
     period = Period(rows=rows, days=DAYS, end=end, seed=0)
     layout = postgres.OwnLayout(KEPT_DAYS * 86_400 * SECOND)
     postgres.write(url, runs(period), layout, lambda count: print(f"{count:,} rows", file=sys.stderr, flush=True))

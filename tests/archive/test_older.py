@@ -29,7 +29,7 @@ def opened(request: pytest.FixtureRequest) -> Iterator[tuple[Any, Older, str]]:
 
 
 def fill(store: Any) -> None:
-    """Store tasks of which a half ended long enough ago to be moved."""
+    """Store tasks. Half of them ended long enough ago to be moved."""
     ages = (timedelta(hours=3), timedelta(days=9), timedelta(days=10), timedelta(hours=30))
     ends = ("SUCCESS", "FAILURE", "SUCCESS")
     tables.put_all(store, [tables.finished(ages[number % 4], state=ends[number % 3]) for number in range(32)])

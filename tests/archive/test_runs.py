@@ -588,12 +588,12 @@ def _calls_of_a_run(url: str, folder: Path) -> int:
         sys.setprofile(counting)
         run = store.commit_file
 
-        def told(*args: Any, **options: Any) -> Any:
+        def noted(*args: Any, **options: Any) -> Any:
             found = run(*args, **options)
             os.write(writing_end, b"%d\n" % calls[0])
             return found
 
-        store.commit_file = told
+        store.commit_file = noted
 
     assert not _killed_run(url, folder, count)
     os.close(writing_end)

@@ -82,7 +82,7 @@ def test_cleanup_sees_a_replica_that_stands_still(new_postgres: Callable[..., Po
         replica.execute("SELECT pg_wal_replay_pause()")
         with psycopg.connect(store.url, autocommit=True) as writing:
             writing.execute("CREATE TABLE filler AS SELECT repeat('x', 500) FROM generate_series(1, 60000)")
-        # a replica of which nothing was heard since it paused has an old time
+        # a replica that has sent nothing since it paused has an old time
         wait_until(lambda: (replicated.replica_lag() or 0) > 1, "the lag")
         replica.execute("SELECT pg_wal_replay_resume()")
         wait_until(lambda: (replicated.replica_lag() or 0) < 1, "the end of the lag")

@@ -36,7 +36,7 @@ def opened(url: str, **options: Any) -> Iterator[tuple[Store, Older]]:
 
 
 def enable(store: Store, older: Older) -> None:
-    """Create the older table, of which the store knows at once."""
+    """Create the older table. The store knows it at once."""
     store.check()
     older.enable()
     store.check()

@@ -1,6 +1,6 @@
 """Reads archived results by id: one look into the manifest, one file, one row group.
 
-The manifest says in which row of which file a result is. A file that was read lately stays open with its footer, so
+The manifest has the file and the row of each result. A file that was read lately stays open with its footer, so
 that the next result in it is one request. At first, it is three: the footer takes one or two, and the row group one.
 """
 

@@ -38,7 +38,7 @@ _ENDED = OneOf("status", tuple(sorted(ENDS)))
 
 @dataclass(frozen=True, slots=True)
 class RecordedRules:
-    """Rules on record, of which at least one archives.
+    """Rules on record. At least one of them archives.
 
     Attributes:
         key: their short hash.

@@ -1,4 +1,4 @@
-"""The manifest of the archive: which files there are, and which archived result is in which row of which file.
+"""The manifest of the archive: which files there are, and the file and the row of each archived result.
 
 The manifest is in the database of the results. So the transaction that deletes the live rows of archived results also
 adds their file to the manifest: at every moment, a result is either in the live table or in the archive.
@@ -171,7 +171,7 @@ class Manifest(Protocol):
     def commit_file(
         self, file: NewFile, copies: Callable[[], Iterable[Copy]], *, older: Collection[int] = ()
     ) -> Committed:
-        """Delete the live rows of which a file has copies, and add the file to the manifest, in one transaction.
+        """Delete the live rows that a file has copies of, and add the file to the manifest, in one transaction.
 
         A live row that is not exactly what was copied stays, and its copy is void. The same holds for a row that
         another transaction has locked. If the file is in the manifest already, nothing is done: an earlier try

@@ -85,7 +85,7 @@ class Deleted:
 
 @runtime_checkable
 class Expiring(Protocol):
-    """A store that deletes expired records in batches, each of which goes on where the one before ended."""
+    """A store that deletes expired records in batches. Each batch goes on where the one before ended."""
 
     def delete_expired_tasks(self, due: Due) -> Deleted:
         """Look at the next ``due.limit`` expired records, and delete those that are wanted and not spared.

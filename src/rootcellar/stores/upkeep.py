@@ -52,7 +52,7 @@ class HolderKind(str, Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Something because of which vacuum cannot remove dead rows, or because of which the server keeps its log.
+    """Something that keeps vacuum from removing dead rows, or makes the server keep its log.
 
     Attributes:
         kind: what it is.

@@ -62,7 +62,7 @@ FROM pg_stat_replication AS r
 WHERE age(r.backend_xmin) > %(transactions)s
 ORDER BY 6 DESC NULLS LAST, 2
 
--- hidden_sessions: sessions of this database of which this user sees nothing
+-- hidden_sessions: sessions of this database that this user cannot see
 SELECT count(*), current_user::text FROM pg_stat_activity AS a
 WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_type IS NULL
 

@@ -202,7 +202,7 @@ class SqlManifest(ABC, Generic[C]):
         return Committed(int(number), 0, len(void))
 
     def _where_they_were(self, connection: C, copies: Sequence[Copy]) -> list[Copy]:
-        """Return the copies of which the index has exactly the older copies that the run saw.
+        """Return the copies whose older copies in the index are exactly those that the run saw.
 
         An older one may have moved, expired or been forgotten meanwhile. Then it must not win, nor count twice.
         """
@@ -431,7 +431,7 @@ class SqlManifest(ABC, Generic[C]):
 
 
 class _NothingCounts(ValueError):
-    """Rolls back the entry of a file of which no row counts."""
+    """Rolls back the entry of a file that has no row that counts."""
 
     def __init__(self, void: int) -> None:
         super().__init__()

@@ -169,7 +169,7 @@ class ExpiringStore(SqlStore[C], Generic[C]):
         """See :class:`~rootcellar.stores.expiring.Expiring`."""
 
     def _table_by_expiry(self, rows: DueRows) -> str:
-        """Return the table's name, with a hint if the server must be told to read it by the index of expiries."""
+        """Return the table's name, with a hint if the server would not use the index of expiries by itself."""
         return rows.table
 
     # -- the same for all

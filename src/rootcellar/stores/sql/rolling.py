@@ -327,7 +327,7 @@ class _Pass(Generic[C]):
             cells = self._read(unit, start, until, GONE)
             for key, tally in added.items():
                 cells.setdefault(key, Tally()).add(tally)
-            # a cell of which all rows were restored has nothing
+            # a cell has nothing if all its rows were restored
             self._replace(unit, start, until, GONE, {key: tally for key, tally in cells.items() if tally.count})
 
     # -- failures and names
