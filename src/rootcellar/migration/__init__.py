@@ -1,0 +1,1 @@
+"""Moves results from one store to another: copies and verifies them."""

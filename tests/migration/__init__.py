@@ -1,0 +1,1 @@
+"""Tests of copying, verifying and migrating results between stores."""
