@@ -27,7 +27,8 @@ BURIALS_KEPT = timedelta(days=7)
 #: the beginning of the keys of the shared values of a migration; while there is one, burials are kept
 MIGRATION_KEYS = "migration/"
 
-_NOTHING_KNOWN: Mapping[str, Sequence[TaskRecord]] = MappingProxyType({})
+#: the default of the argument ``known`` of :meth:`Mirrored.bury`
+NOTHING_KNOWN: Mapping[str, Sequence[TaskRecord]] = MappingProxyType({})
 _EARLIEST = datetime.min.replace(tzinfo=timezone.utc)
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -112,7 +113,7 @@ class Mirrored(Protocol):
         """
 
     def bury(
-        self, task_ids: Iterable[str], known: Mapping[str, Sequence[TaskRecord]] = _NOTHING_KNOWN
+        self, task_ids: Iterable[str], known: Mapping[str, Sequence[TaskRecord]] = NOTHING_KNOWN
     ) -> Mapping[str, TaskRecord]:
         """Delete the records of these tasks, and store a burial of each task, also of those without a record.
 

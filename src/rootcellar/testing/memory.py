@@ -1,7 +1,7 @@
 """A store in the memory of one process, for tests: the smallest implementation of :class:`Store`.
 
-It has only the abilities that need no server: it cannot be queried, has no tables, and is polled. The conformance
-suites run over it, which proves that they require only the interface.
+It has only the abilities that need no server: it cannot be queried, has no tables, and is polled. It can be the source
+and the target of a migration. The conformance suites run over it, which proves that they require only the interface.
 """
 
 from __future__ import annotations
@@ -9,13 +9,27 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta, timezone
 
 from rootcellar.errors import ConfigurationError
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
 from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions
+from rootcellar.stores.mirroring import (
+    NOTHING_KNOWN,
+    Burial,
+    CopyReport,
+    Held,
+    fingerprint,
+    is_buried,
+    is_buried_copy,
+    joined_fingerprints,
+    latest_end,
+    may_be_copied,
+    split_fingerprints,
+)
+from rootcellar.stores.shared_values import SharedValue
 
 #: the fields of a task that each state replaces; the others stay until a later state has them
 BELONG_TO_STATE = ("state", "result", "traceback", "done_at", "expires_at", "failure_group")
@@ -70,11 +84,38 @@ class _Chord:
         return _is_before(self.record.expires_at, now) or _is_before(self.finished_at, now - REMEMBERED)
 
 
+@dataclass(frozen=True)
+class _Burial:
+    """A burial, with its fingerprints in the order in which they were added."""
+
+    buried_at: datetime
+    done_at: datetime | None = None
+    fingerprints: bytes = b""
+
+    def of(self, task_id: str) -> Burial:
+        found = frozenset(split_fingerprints(self.fingerprints))
+        return Burial(task_id=task_id, buried_at=self.buried_at, done_at=self.done_at, fingerprints=found)
+
+
 @dataclass
 class _Place:
     tasks: dict[str, TaskRecord] = field(default_factory=dict)
     groups: dict[str, GroupRecord] = field(default_factory=dict)
     chords: dict[str, _Chord] = field(default_factory=dict)
+    burials: dict[str, _Burial] = field(default_factory=dict)
+    values: dict[str, SharedValue] = field(default_factory=dict)
+
+    def burial(self, task_id: str) -> Burial | None:
+        found = self.burials.get(task_id)
+        return None if found is None else found.of(task_id)
+
+    def bury(self, task_id: str, known: Sequence[TaskRecord]) -> TaskRecord | None:
+        gone = self.tasks.pop(task_id, None)
+        buried = [*known, *([] if gone is None else [gone])]
+        earlier = self.burials.get(task_id, _Burial(_now()))
+        joined = joined_fingerprints(earlier.fingerprints, buried)
+        self.burials[task_id] = _Burial(_now(), latest_end(buried, earlier.done_at), joined)
+        return gone
 
     def chord(self, group_id: str) -> _Chord:
         return self.chords.setdefault(group_id, _Chord(ChordRecord(group_id=group_id)))
@@ -122,7 +163,7 @@ class MemoryStore(Store):
             earlier = self._place.tasks.get(record.task_id)
             written = earlier is None or not _stays(earlier, record)
             if written:
-                self._place.tasks[record.task_id] = _merged(earlier, record) if earlier else record
+                self._place.tasks[record.task_id] = _merged(earlier, record)
             return Stored(written=written, chord=self._count(_with_result(part, record), lease) if part else None)
 
     def put_sent(self, records: Sequence[TaskRecord]) -> None:
@@ -154,6 +195,140 @@ class MemoryStore(Store):
         with _lock:
             tasks = self._place.tasks
             return [tasks[task_id] for task_id in sorted(tasks) if after is None or task_id > after][:limit]
+
+    # -- migration: see rootcellar.stores.mirroring
+
+    def mirror(self, record: TaskRecord) -> Held:
+        """See :class:`~rootcellar.stores.mirroring.Mirrored`."""
+        with _lock:
+            place, task_id = self._place, record.task_id
+            earlier = place.tasks.get(task_id)
+            if is_buried(record, place.burial(task_id)):
+                return Held(earlier, buried=True)
+            if earlier is None or not _stays(earlier, record):
+                place.tasks[task_id] = _merged(earlier, record)
+            return Held(place.tasks[task_id])
+
+    def settle(self, record: TaskRecord) -> Held:
+        """See :class:`~rootcellar.stores.mirroring.Mirrored`."""
+        with _lock:
+            place, task_id = self._place, record.task_id
+            if is_buried(record, place.burial(task_id)):
+                return Held(place.tasks.get(task_id), buried=True)
+            place.tasks[task_id] = record
+            return Held(record)
+
+    def copy(self, records: Sequence[TaskRecord], *, newer_wins: bool = False) -> CopyReport:
+        """See :class:`~rootcellar.stores.mirroring.Mirrored`. It counts as any other write for waiting clients."""
+        written, kept, buried = set(), set(), set()
+        with _lock:
+            place = self._place
+            for record in records:
+                if is_buried_copy(record, place.burial(record.task_id)):
+                    buried.add(record.task_id)
+                elif may_be_copied(record, place.tasks.get(record.task_id), newer_wins=newer_wins):
+                    place.tasks[record.task_id] = record
+                    written.add(record.task_id)
+                else:
+                    kept.add(record.task_id)
+        return CopyReport(written=frozenset(written), kept=frozenset(kept), buried=frozenset(buried))
+
+    def bury(
+        self, task_ids: Iterable[str], known: Mapping[str, Sequence[TaskRecord]] = NOTHING_KNOWN
+    ) -> Mapping[str, TaskRecord]:
+        """See :class:`~rootcellar.stores.mirroring.Mirrored`."""
+        with _lock:
+            gone = {task_id: self._place.bury(task_id, known.get(task_id, ())) for task_id in dict.fromkeys(task_ids)}
+        return {task_id: record for task_id, record in gone.items() if record is not None}
+
+    def bury_same(self, records: Sequence[TaskRecord]) -> int:
+        """See :class:`~rootcellar.stores.mirroring.Mirrored`."""
+        count = 0
+        with _lock:
+            for record in records:
+                stored = self._place.tasks.get(record.task_id)
+                if stored is not None and fingerprint(stored) == fingerprint(record):
+                    self._place.bury(record.task_id, [record])
+                    count += 1
+        return count
+
+    def burials(self, after: str | None = None, limit: int = 1_000) -> tuple[Sequence[Burial], str | None]:
+        """See :class:`~rootcellar.stores.mirroring.Mirrored`. They are in the order of their ids."""
+        with _lock:
+            ids, cursor = _page(self._place.burials, after, limit)
+            return [self._place.burials[task_id].of(task_id) for task_id in ids], cursor
+
+    def burials_of(self, task_ids: Iterable[str]) -> Mapping[str, Burial]:
+        """See :class:`~rootcellar.stores.mirroring.Mirrored`."""
+        with _lock:
+            burials = self._place.burials
+            return {task_id: burials[task_id].of(task_id) for task_id in task_ids if task_id in burials}
+
+    def forget_burials(self, before: datetime | None) -> int:
+        """See :class:`~rootcellar.stores.mirroring.Mirrored`."""
+        with _lock:
+            burials = self._place.burials
+            gone = [key for key, one in burials.items() if before is None or one.buried_at < before]
+            for key in gone:
+                del burials[key]
+            return len(gone)
+
+    def stream(self, cursor: str | None = None, limit: int = 1_000) -> tuple[Sequence[TaskRecord], str | None]:
+        """See :class:`~rootcellar.stores.streaming.Streamed`. They are in the order of their ids."""
+        with _lock:
+            ids, following = _page(self._place.tasks, cursor, limit)
+            return [self._place.tasks[task_id] for task_id in ids], following
+
+    def stream_groups(self, cursor: str | None = None, limit: int = 1_000) -> tuple[Sequence[GroupRecord], str | None]:
+        """See :class:`~rootcellar.stores.streaming.Streamed`. They are in the order of their ids."""
+        with _lock:
+            ids, following = _page(self._place.groups, cursor, limit)
+            return [self._place.groups[group_id] for group_id in ids], following
+
+    def copy_groups(self, groups: Sequence[GroupRecord], *, newer_wins: bool = False) -> int:
+        """See :class:`~rootcellar.stores.streaming.Streamed`."""
+        count = 0
+        with _lock:
+            for group in groups:
+                earlier = self._place.groups.get(group.group_id)
+                if earlier is None or (newer_wins and group.done_at > earlier.done_at):
+                    self._place.groups[group.group_id] = group
+                    count += 1
+        return count
+
+    def count_roughly(self) -> int:
+        """See :class:`~rootcellar.stores.streaming.Streamed`. It is exact."""
+        with _lock:
+            return len(self._place.tasks)
+
+    def open_chords(self) -> int:
+        """See :class:`~rootcellar.stores.streaming.Streamed`."""
+        with _lock:
+            return sum(chord.is_begun and chord.finished_at is None for chord in self._place.chords.values())
+
+    def shared(self, prefix: str) -> Mapping[str, SharedValue]:
+        """See :class:`~rootcellar.stores.shared_values.SharesValues`."""
+        with _lock:
+            return {key: value for key, value in self._place.values.items() if key.startswith(prefix)}
+
+    def share(self, key: str, value: str, *, if_version: int | None = None) -> int | None:
+        """See :class:`~rootcellar.stores.shared_values.SharesValues`."""
+        with _lock:
+            earlier = self._place.values.get(key)
+            version = 0 if earlier is None else earlier.version
+            if if_version not in (None, version):
+                return None
+            self._place.values[key] = SharedValue(key=key, value=value, version=version + 1, changed_at=_now())
+            return version + 1
+
+    def unshare(self, keys: Sequence[str]) -> int:
+        """See :class:`~rootcellar.stores.shared_values.SharesValues`."""
+        with _lock:
+            return sum(self._place.values.pop(key, None) is not None for key in keys)
+
+    def server_time(self) -> datetime:
+        """See :class:`~rootcellar.stores.shared_values.SharesValues`."""
+        return _now()
 
     # -- groups
 
@@ -213,7 +388,7 @@ class MemoryStore(Store):
         with _lock:
             chord = self._place.chords.get(group_id)
             if chord:
-                chord.finished_at = datetime.now(timezone.utc)
+                chord.finished_at = _now()
                 chord.record = replace(chord.record, body=None, header=None)
                 chord.parts.clear()
 
@@ -265,7 +440,19 @@ class MemoryStore(Store):
         return PartResult(task_id=part.task_id, group_index=part.group_index, state=part.state, result=result)
 
 
-def _merged(earlier: TaskRecord, later: TaskRecord) -> TaskRecord:
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+def _page(ids: Iterable[str], after: str | None, limit: int) -> tuple[list[str], str | None]:
+    """Return the first ids after one, and the last of them if there are more."""
+    found = sorted(key for key in ids if after is None or key > after)
+    return found[:limit], found[limit - 1] if len(found) > limit else None
+
+
+def _merged(earlier: TaskRecord | None, later: TaskRecord) -> TaskRecord:
+    if earlier is None:
+        return later
     given = {one.name: getattr(later, one.name) for one in fields(TaskRecord)}
     of_state = BELONG_TO_STATE if later.done_at is None else (*BELONG_TO_STATE, "children")
     return replace(earlier, **{k: v for k, v in given.items() if v is not None or k in of_state})
