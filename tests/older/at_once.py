@@ -15,8 +15,8 @@ import pytest
 
 from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores.older import Older
-from rootcellar.stores.postgres.moving import moving_statements
 from rootcellar.stores.postgres.older import statements
+from rootcellar.stores.postgres.partitions import moving_statements
 from rootcellar.stores.postgres.store import _moving_texts
 from rootcellar.stores.sql import rows
 from rootcellar.testing.helpers import able

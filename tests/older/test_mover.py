@@ -27,7 +27,7 @@ from rootcellar.stores import Store
 from rootcellar.stores.holding import Holding
 from rootcellar.stores.jobs import Jobs
 from rootcellar.stores.older import Older, Reached
-from rootcellar.stores.postgres import moving
+from rootcellar.stores.postgres import partitions
 from rootcellar.stores.search import OneOf
 from rootcellar.testing.helpers import able
 from tests.helpers import PATIENCE, wait_until
@@ -41,8 +41,8 @@ OLD = timedelta(days=5)
 @pytest.fixture
 def both(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Store, Older]]:
     """A store with an older table."""
-    monkeypatch.setattr(moving, "LOCK_TIMEOUT", "10ms")
-    monkeypatch.setattr(moving, "PAUSE", 0.0)
+    monkeypatch.setattr(partitions, "LOCK_TIMEOUT", "10ms")
+    monkeypatch.setattr(partitions, "PAUSE", 0.0)
     with opened(postgres_url) as (store, older):
         enable(store, older)
         yield store, older

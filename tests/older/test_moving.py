@@ -15,9 +15,9 @@ from rootcellar.records import Payload
 from rootcellar.stores import Store
 from rootcellar.stores.holding import Holding
 from rootcellar.stores.older import NEVER, Older
-from rootcellar.stores.postgres import moving
-from rootcellar.stores.postgres.moving import range_for
+from rootcellar.stores.postgres import partitions
 from rootcellar.stores.postgres.older_rows import day_of
+from rootcellar.stores.postgres.partitions import range_for
 from rootcellar.testing.helpers import able, begun, full_record, part
 from tests.helpers import wait_until
 from tests.history.counted import Actor, assert_right, roll_all
@@ -249,10 +249,10 @@ def test_moving_back_waits_for_a_batch_that_is_being_moved(
     store, older = both
     put_all(store, [finished(OLD) for _ in range(9)])
     older.ensure_partitions([day_of(now() + timedelta(days=60))])
-    monkeypatch.setattr(moving, "TRIES", 1)
+    monkeypatch.setattr(partitions, "TRIES", 1)
     with opened(postgres_url) as (_, mover), ThreadPoolExecutor() as threads:
         with psycopg.connect(postgres_url) as gate, monkeypatch.context() as patch:
-            patch.setattr(moving, "LOCK_TIMEOUT", "10s")
+            patch.setattr(partitions, "LOCK_TIMEOUT", "10s")
             gate.execute("LOCK TABLE celery_taskmeta_gone IN EXCLUSIVE MODE")
             batch = threads.submit(mover.move, now(), WINDOW, 50, None)
             waits = "SELECT count(*) FROM pg_locks WHERE NOT granted"
@@ -272,7 +272,7 @@ def test_held_row_of_a_partition_that_waits_to_be_dropped_moves_back(
     move_all(older, now() - timedelta(days=60))
     (partition,) = older.partitions()
     # as a killed run leaves it
-    query(postgres_url, f"COMMENT ON TABLE {partition.name} IS '{moving.TO_BE_DROPPED} celery_taskmeta_older'")
+    query(postgres_url, f"COMMENT ON TABLE {partition.name} IS '{partitions.TO_BE_DROPPED} celery_taskmeta_older'")
     query(postgres_url, f"ALTER TABLE celery_taskmeta_older DETACH PARTITION {partition.name}")
     able(store, Holding).place_hold(f"id:{one.task_id}", "an audit", "anna", now())
     assert disable(older) == 1

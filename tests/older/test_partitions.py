@@ -13,7 +13,7 @@ from rootcellar.records import TaskRecord
 from rootcellar.stores import Store
 from rootcellar.stores.expiring import NewExpiry, Postponable
 from rootcellar.stores.older import NEVER, Older
-from rootcellar.stores.postgres import moving
+from rootcellar.stores.postgres import partitions
 from rootcellar.stores.search import OneOf
 from rootcellar.testing.helpers import able
 from tests.history.counted import Account, assert_right, roll_all
@@ -26,8 +26,8 @@ THEN = timedelta(days=60)
 @pytest.fixture
 def both(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Store, Older]]:
     """A store with an older table. Locks are tried often enough in a short time."""
-    monkeypatch.setattr(moving, "LOCK_TIMEOUT", "10ms")
-    monkeypatch.setattr(moving, "PAUSE", 0.0)
+    monkeypatch.setattr(partitions, "LOCK_TIMEOUT", "10ms")
+    monkeypatch.setattr(partitions, "PAUSE", 0.0)
     with opened(postgres_url) as (store, older):
         enable(store, older)
         yield store, older
@@ -112,7 +112,7 @@ def test_drop_never_waits_behind_an_open_transaction_and_happens_after_it(
 ) -> None:
     if is_older_server:
         # as on PostgreSQL 13, and through a pooler
-        monkeypatch.setattr(moving, "DETACHES_CONCURRENTLY", 10**9)
+        monkeypatch.setattr(partitions, "DETACHES_CONCURRENTLY", 10**9)
     store, older = both
     stored = passed_rows(store, older)
     recent = put_all(store, [finished(timedelta(days=5))])
@@ -147,7 +147,7 @@ def test_detached_partition_of_a_killed_run_is_dropped_and_that_of_a_person_is_n
     query(postgres_url, f"ALTER TABLE celery_taskmeta_older DETACH PARTITION {name}")
     assert older.finish_interrupted() == []
     assert len(rows_in(postgres_url, name)) == 20
-    query(postgres_url, f"COMMENT ON TABLE {name} IS '{moving.TO_BE_DROPPED} celery_taskmeta_older'")
+    query(postgres_url, f"COMMENT ON TABLE {name} IS '{partitions.TO_BE_DROPPED} celery_taskmeta_older'")
     assert [each.name for each in older.partitions()] == [name]
     assert older.finish_interrupted() == [f"dropped {name}"]
     assert older.partitions() == []
@@ -160,7 +160,7 @@ def test_detached_partition_of_a_killed_run_is_found_by_a_long_name_of_the_table
         older.enable()
         assert len(older.ensure_partitions([now().date()])) == 1
         (partition,) = older.partitions()
-        mark = f"{moving.TO_BE_DROPPED} {table}_older"
+        mark = f"{partitions.TO_BE_DROPPED} {table}_older"
         query(postgres_url, f"ALTER TABLE {table}_older DETACH PARTITION {partition.name}")
         query(postgres_url, f"COMMENT ON TABLE {partition.name} IS '{mark}'")
         # other results in the same database are not concerned
