@@ -320,3 +320,50 @@ class BlobStoreUnknown(ConfigurationError):
 
 class DemoFailed(RootcellarError):
     """``rootcellar demo`` found an unexpected result. Not retryable."""
+
+
+class MigrationError(RootcellarError):
+    """The base of the errors of a migration from one store to another."""
+
+
+class MigrationRefused(MigrationError):
+    """A step of a migration is not possible with these stores, or in this phase. Not retryable."""
+
+
+class MigrationBusy(MigrationError):
+    """Another process coordinates the migration at this moment, or has taken it over. Retryable: it ends."""
+
+    retryable = True
+
+
+class MigrationUnconfirmed(MigrationError):
+    """Processes have not confirmed the phase of a migration in time. Retryable: they may still do so.
+
+    Attributes:
+        processes: the names of the processes, each as ``host/pid``.
+    """
+
+    retryable = True
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", processes: tuple[str, ...] = ()) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.processes = processes
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (*super().__reduce__(), {"processes": self.processes})
+
+
+class MigrationDiffers(MigrationError):
+    """The two stores of a migration hold different results after a pass. Not retryable."""
+
+
+class MigrationChordsOpen(MigrationError):
+    """Chords wait for their parts in a store that a migration is about to leave. Retryable: they end."""
+
+    retryable = True
+
+
+class MigrationPhaseUnknown(MigrationError):
+    """A process cannot read the phase of the migration, so it may not store or read. Retryable: an outage ends."""
+
+    retryable = True

@@ -159,6 +159,63 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         "there.",
     ),
     Explanation(
+        error="MigrationError",
+        title="a step of a migration failed",
+        why="The two stores and the phase are as they were before the step, or the next run of it goes on from there.",
+        remedy="See `rootcellar migrate status`, and run the command again.",
+    ),
+    Explanation(
+        error="MigrationRefused",
+        title="a step of a migration is not possible now",
+        why="Each phase allows only some steps: there is no way back from target only, and nothing can be retired "
+        "before it. Some stores cannot take part: rpc keeps nothing, and write-behind moves its results itself.",
+        remedy="`rootcellar migrate status` shows the phase, `rootcellar migrate plan` what is wrong with the stores. "
+        "Drain a hybrid in write-behind, and switch it to write-through first.",
+    ),
+    Explanation(
+        error="MigrationBusy",
+        retryable=True,
+        title="another process coordinates the migration",
+        why="Only one process at a time copies and changes the phase. It is taken over when it has been silent for "
+        "15 seconds, for example because it was killed.",
+        remedy="Let it work: `rootcellar migrate status` shows how far it is, and `rootcellar migrate rate` changes "
+        "its speed from any machine. Or end it with Ctrl-C; the next run goes on where it was.",
+    ),
+    Explanation(
+        error="MigrationUnconfirmed",
+        retryable=True,
+        title="a process has not confirmed the phase of the migration",
+        why="Every process that uses the results must follow a phase before the next one begins, or it could miss "
+        "results. A process that was killed, or cannot reach the servers, stays silent. No time limit decides this "
+        "for you.",
+        remedy="`rootcellar migrate status` names it: host, process and since when. If it is gone for good, or is "
+        "stopped, say so with --without HOST or --without HOST/PID. If it runs, look into its log.",
+    ),
+    Explanation(
+        error="MigrationDiffers",
+        title="the two stores of a migration hold different results",
+        why="Everything was copied and then compared. What stays different could not be copied, such as a record that "
+        "the target refuses, or a row that cannot be read.",
+        remedy="The message counts the differences by class and names ids; see them with `rootcellar show ID`. Run the "
+        "same command again after the repair. --accept-differences goes on without a repair.",
+    ),
+    Explanation(
+        error="MigrationChordsOpen",
+        retryable=True,
+        title="chords are open in the store that the migration would leave",
+        why="A chord finishes in the store in which it began. If that store were left now, its body would never run.",
+        remedy="Wait until their tasks have ended, and run the command again. --abandon-chords goes on without them: "
+        "their bodies are never sent.",
+    ),
+    Explanation(
+        error="MigrationPhaseUnknown",
+        retryable=True,
+        title="a process cannot read the phase of the migration",
+        why="It is kept in both stores. A process that has not read it for ten seconds stores and reads nothing, "
+        "because the others may be two phases further.",
+        remedy="Let the process reach the target, or at least the source. Workers wait and try again by themselves.",
+    ),
+    Explanation(
         error="PayloadError",
         title="a value could not be read or written",
         why="Only the record that the message names is affected.",
