@@ -73,11 +73,13 @@ class CopyReport:
         written: the ids of those that were written.
         kept: the ids of those that were not written, because the store's own record stays.
         buried: the ids of those that were refused because of a burial.
+        refused: the ids of those that this store cannot keep, such as too large ones, each with the reason.
     """
 
     written: frozenset[str] = field(default=frozenset())
     kept: frozenset[str] = field(default=frozenset())
     buried: frozenset[str] = field(default=frozenset())
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -103,8 +105,8 @@ class Mirrored(Protocol):
     def copy(self, records: Sequence[TaskRecord], *, newer_wins: bool = False) -> CopyReport:
         """Store records of the other store where there is none, and a SUCCESS where the stored record is no SUCCESS.
 
-        What is written is the whole record. A record is refused if :func:`is_buried_copy` says so. A store may leave
-        out the notification of waiting clients; it says so.
+        What is written is the whole record. A record is refused if :func:`is_buried_copy` says so, and if the store
+        cannot keep it. A store may leave out the notification of waiting clients; it says so.
 
         Args:
             records: the records, each of another task.

@@ -10,12 +10,15 @@ from rootcellar.testing.suites.store.expiry import TestExpiry
 from rootcellar.testing.suites.store.fixtures import new_place, new_store, open_new, place, processes, shared, store
 from rootcellar.testing.suites.store.groups import TestGroups
 from rootcellar.testing.suites.store.leaders import TestLeaders
+from rootcellar.testing.suites.store.mirroring import TestMirroring
 from rootcellar.testing.suites.store.opening import TestOpening
 from rootcellar.testing.suites.store.pages import TestScan
 from rootcellar.testing.suites.store.queries import TestQueries, history
 from rootcellar.testing.suites.store.replacing import TestReplacing
 from rootcellar.testing.suites.store.sent import TestSent
+from rootcellar.testing.suites.store.shared_values import TestSharedValues
 from rootcellar.testing.suites.store.states import TestTasks
+from rootcellar.testing.suites.store.streaming import TestStreaming
 from rootcellar.testing.suites.store.tables import TestTables, tables
 from rootcellar.testing.suites.store.waiting import TestWatching
 
@@ -24,12 +27,15 @@ __all__ = [
     "TestExpiry",
     "TestGroups",
     "TestLeaders",
+    "TestMirroring",
     "TestOpening",
     "TestPayloads",
     "TestQueries",
     "TestReplacing",
     "TestScan",
     "TestSent",
+    "TestSharedValues",
+    "TestStreaming",
     "TestTables",
     "TestTasks",
     "TestWatching",
