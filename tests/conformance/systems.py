@@ -22,7 +22,7 @@ from rootcellar.testing.under_test import StoreUnderTest, WorkerUnderTest
 _OF_ANOTHER_VERSION = re.compile(r"Celery before |this \w+ is built without TLS")
 PAGE = Path(__file__).parents[2] / "docs" / "systems.md"
 #: not for users
-UNLISTED = {"memory"}
+UNLISTED = {"memory", "dual"}
 TITLES = {
     "sqlite": "SQLite",
     "postgres": "PostgreSQL",
@@ -180,7 +180,7 @@ def cells_of(item: pytest.Item) -> Iterable[tuple[Cell, str]]:
     worker = next((value for value in params.values() if isinstance(value, WorkerUnderTest)), None)
     store = worker.store if worker else params.get("under_test")
     cls = getattr(item, "cls", None)
-    if not isinstance(store, StoreUnderTest) or store.name in UNLISTED or cls is None:
+    if not isinstance(store, StoreUnderTest) or store.name.partition(" ")[0] in UNLISTED or cls is None:
         return
     key = cls.__name__
     if worker and key == "TestEssentials":
