@@ -105,6 +105,7 @@ class Mirrored(Protocol):
     def copy(self, records: Sequence[TaskRecord], *, newer_wins: bool = False) -> CopyReport:
         """Store records of the other store where there is none, and a SUCCESS where the stored record is no SUCCESS.
 
+        A record that is done also replaces one that is not done, unless that has a later :func:`moment`.
         What is written is the whole record. A record is refused if :func:`is_buried_copy` says so, and if the store
         cannot keep it. A store may leave out the notification of waiting clients; it says so.
 
@@ -192,7 +193,10 @@ def may_be_copied(record: TaskRecord, stored: TaskRecord | None, *, newer_wins: 
         return True
     if newer_wins:
         return moment(record) > moment(stored)
-    return record.state == "SUCCESS" and stored.state != "SUCCESS"
+    if record.state == "SUCCESS" or stored.state == "SUCCESS":
+        return stored.state != "SUCCESS"
+    # its writer was killed before it could mirror it; a state of a later run is newer, and stays
+    return record.done_at is not None and stored.done_at is None and moment(record) >= moment(stored)
 
 
 def latest_end(records: Iterable[TaskRecord], earlier: datetime | None = None) -> datetime | None:

@@ -124,6 +124,8 @@ class TestMirroring:
             store.put(first)
         second = record(**{**STATES[late], "task_id": task_id})
         writes = first is None or (second.state == "SUCCESS" and first.state != "SUCCESS")
+        if first is not None and first.done_at is None and second.done_at is not None:
+            writes = writes or _made(second) >= _made(first)
         if newer_wins and first is not None:
             # a record without an end was made when it was started, or else when it was sent
             writes = _made(second) > _made(first)
@@ -131,6 +133,13 @@ class TestMirroring:
         one = frozenset([task_id])
         assert report == (CopyReport(written=one) if writes else CopyReport(kept=one))
         assert store.get(task_id) == (second if writes else first)
+
+    def test_copied_failure_does_not_replace_the_state_of_a_later_run(self, store: Store) -> None:
+        again = record(state="RETRY", result=None, done_at=None, started_at=NOW + SECOND, retries=1)
+        store.put(again)
+        failed = record(task_id=again.task_id, state="FAILURE", done_at=NOW)
+        assert able(store, Mirrored).copy([failed]).kept == {again.task_id}
+        assert store.get(again.task_id) == again
 
     def test_many_records_are_copied(self, store: Store) -> None:
         new = [full_record(state=random.Random(n).choice(["FAILURE", "SUCCESS", "STARTED"])) for n in range(1_200)]
