@@ -53,6 +53,8 @@ COMMANDS = (*LEAVES, "schema")
 WITHOUT_STORE_OPTIONS = {
     *("check", "demo", "explain", "init", "key", "recommend", "settings"),
     *("retention show", "retention explain"),
+    # they open two
+    *("copy", "import", "verify"),
 }
 #: the options of a command that opens a store, with their help
 STORE_OPTIONS = {

@@ -6,30 +6,40 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, BinaryIO, cast
 
 import typer
 
+from rootcellar.cli.copy import run_copy
 from rootcellar.cli.damage import print_damage
+from rootcellar.cli.endpoints import Opened
 from rootcellar.cli.files import whole_file
 from rootcellar.cli.formats import FORMATS, PARQUET, TEXT_FORMATS, Parquet, Writer
 from rootcellar.cli.options import ArchivedOption, Choice, FilterArgument, JsonOption, filter_text, store_options
 from rootcellar.cli.output import WrongUse, left_out, number_of_tasks, print_json, say
 from rootcellar.cli.progress import Progress
-from rootcellar.cli.stores import check_archive, existing_history
+from rootcellar.cli.stores import check_archive, existing_history, existing_results
 from rootcellar.cli.times import full_moment
 from rootcellar.errors import RootcellarError
 from rootcellar.history.filters import parse
 from rootcellar.history.lists import Page
 from rootcellar.history.streaming import pages
+from rootcellar.migration.endpoint import store_endpoint
+from rootcellar.migration.parquet import parquet_endpoint
+from rootcellar.payloads import Codec
+from rootcellar.payloads.blobs import REFERENCE
+from rootcellar.records import Payload, TaskRecord
 
 EXAMPLES = """\b
 Examples:
   rootcellar export state:failed since:7d -o failures.csv -A shop.celery
   rootcellar export 'task:shop.*' --format jsonl -A shop.celery | gzip > a.gz
   rootcellar export done:2026-11 -o november.parquet -A shop.celery
+  rootcellar export --exact -o results.d -A shop.celery
 """
 
 
@@ -51,6 +61,9 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="The file; without it, standard output")
     ] = None,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Parquet with every byte, which `rootcellar import` reads")
+    ] = False,
     archive: ArchivedOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -67,7 +80,13 @@ def export(
     complete: after an error or Ctrl-C there is no new file, and an older one stays. --json prints how many tasks were
     written, and needs --output. NaN is the text "NaN"; a value that is not JSON, that is encrypted with a key that is
     missing here, or that is in a blob is a text like <application/json, encrypted by key k1, 240 bytes>.
+
+    --exact is for moving results to another network: a file FILE.parquet, or a folder with any other name, to which
+    saved groups come along. Values stay as they are stored, also encrypted ones; a result in a blob is written itself.
     """
+    if exact:
+        _export_exactly(choice, filter_text(words), form, output, archive=archive, as_json=as_json)
+        return
     name = _format(form, output)
     if as_json and _is_standard(output):
         raise WrongUse("--json describes the export, so the export itself needs a file: give --output FILE")
@@ -88,6 +107,40 @@ def export(
     elif not _is_standard(output):
         say(f"{number_of_tasks(progress.count)} written to {output}.")
     left_out(map(str, problems))
+
+
+def _export_exactly(
+    choice: Choice, text: str, form: Format | None, output: Path | None, *, archive: bool, as_json: bool
+) -> None:
+    """Write an export that can be imported.
+
+    Raises:
+        WrongUse: there is no file or folder to write, or it exists.
+    """
+    if archive:
+        raise WrongUse("--exact is for the results in the store: the files of an archive can be imported as they are")
+    if form not in (None, Format.PARQUET):
+        raise WrongUse("--exact writes Parquet: leave out --format")
+    if output is None or _is_standard(output):
+        raise WrongUse("--exact writes a file or a folder: give --output")
+    if output.exists():
+        raise WrongUse(f"{output} exists: name a file or folder that does not exist yet")
+    with existing_results(choice) as results:
+        # the store is closed by its own block
+        end = Opened(store_endpoint(results.store), conf=results.conf)
+        file = parquet_endpoint(output, fetch=partial(_with_result, results.codec))
+        try:
+            run_copy(end, Opened(file), text, as_json=as_json)
+        finally:
+            file.close()
+
+
+def _with_result(codec: Codec, record: TaskRecord) -> tuple[TaskRecord, Payload | None]:
+    """Return a record with its result itself, and the reference to the blob that it had."""
+    reference = record.result
+    if reference is None or reference.content_type != REFERENCE:
+        return record, None
+    return replace(record, result=codec.fetch(reference, record.task_id)), reference
 
 
 def _format(form: Format | None, output: Path | None) -> str:

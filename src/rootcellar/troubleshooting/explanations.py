@@ -159,6 +159,13 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         "there.",
     ),
     Explanation(
+        error="CopyTaken",
+        title="another process runs the same copy",
+        why="`rootcellar copy` keeps how far it is in the target, once a second. Another process has changed that: it "
+        "copies the same results at this moment. Nothing is lost, because each result may be copied twice.",
+        remedy="Let the other process go on. If it is gone, run the command again: it goes on where the other one was.",
+    ),
+    Explanation(
         error="MigrationError",
         title="a step of a migration failed",
         why="The two stores and the phase are as they were before the step, or the next run of it goes on from there.",

@@ -1,0 +1,203 @@
+"""Copies all results of one system into another, or those that a filter finds.
+
+The source is walked once: first the tasks, then the saved groups. What was written is never undone. A copy that ends
+early goes on where it was, because each record may be copied twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from functools import partial
+
+from rootcellar.errors import RecordRefused, RootcellarError
+from rootcellar.migration.endpoint import Lookup, Source, Target
+from rootcellar.migration.progress import Progress
+from rootcellar.migration.resuming import CopyState, StateKeeper
+from rootcellar.migration.throttle import Throttle
+from rootcellar.migration.walking import persistent, read_ahead, walk_groups, walk_tasks
+from rootcellar.records import GroupRecord, TaskRecord
+from rootcellar.stores.fields import damaged_fields
+from rootcellar.stores.mirroring import CopyReport, may_be_copied
+
+#: how many problems are kept
+_PROBLEMS = 10
+
+
+class Copier:
+    """Copies results.
+
+    Args:
+        source: what is read.
+        target: what is written to.
+        matches: says whether a record is copied; ``None`` for every record.
+        newer_wins: whether a record also replaces an older one.
+        with_groups: whether saved groups are copied too.
+        throttle: limits the records a second.
+        state: where an earlier run ended; ``None`` to begin.
+        keeper: stores the state; ``None`` if it cannot be kept.
+        progress: counts the records that are read, also those of earlier runs.
+        on_batch: is called after each batch.
+        now: returns the present.
+
+    Attributes:
+        state: how far it is.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        target: Target,
+        *,
+        matches: Callable[[TaskRecord], bool] | None = None,
+        newer_wins: bool = True,
+        with_groups: bool = True,
+        throttle: Throttle | None = None,
+        state: CopyState | None = None,
+        keeper: StateKeeper | None = None,
+        progress: Progress | None = None,
+        on_batch: Callable[[], object] = lambda: None,
+        now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._matches = matches
+        self._newer_wins = newer_wins
+        self._with_groups = with_groups
+        self._throttle = throttle or Throttle()
+        self.state = state or CopyState()
+        self._keeper = keeper
+        self._progress = progress or Progress()
+        self._on_batch = on_batch
+        self._now = now
+
+    def run(self) -> CopyState:
+        """Copy everything; return what was done.
+
+        Raises:
+            RootcellarError: a server cannot be reached for about a minute, or refuses. What was written stays.
+            CopyTaken: another process runs the same copy.
+        """
+        if self._keeper is not None:
+            self._keeper.store(self.state)
+        try:
+            if self.state.stage == "tasks":
+                self._copy_tasks()
+                self.state.stage, self.state.cursor = "groups", None
+            if self._with_groups:
+                self._copy_groups()
+        except SystemExit:
+            self._store_before_the_end()
+            raise
+        if self._keeper is not None:
+            self._keeper.forget()
+        return self.state
+
+    def _store_before_the_end(self) -> None:
+        if self._keeper is None:
+            return
+        try:
+            self._keeper.store(self.state)
+        except RootcellarError:
+            # then the next run goes on a second earlier, which changes nothing
+            return
+
+    def _copy_tasks(self) -> None:
+        throttle, stream = self._throttle, self._source.stream
+        begin = self.state.cursor
+        with read_ahead(lambda wait: walk_tasks(stream, begin, throttle=throttle, wait=wait)) as batches:
+            for batch in batches:
+                self._copy_batch(batch.rows)
+                self._passed(len(batch.rows), batch.cursor)
+
+    def _copy_groups(self) -> None:
+        counts = self.state.counts
+        for batch in walk_groups(self._source.stream_groups, self.state.cursor, throttle=self._throttle):
+            now = self._now()
+            alive = [group for group in batch.rows if group.expires_at is None or group.expires_at > now]
+            counts.groups += len(batch.rows)
+            if alive:
+                counts.groups_written += persistent(
+                    partial(self._target.copy_groups, alive, newer_wins=self._newer_wins)
+                )
+            self._passed(0, batch.cursor)
+
+    def _passed(self, rows: int, cursor: str | None) -> None:
+        """Note that everything before a cursor is done."""
+        self.state.cursor = cursor
+        self._progress.add(rows)
+        if self._keeper is not None and cursor is not None:
+            self._keeper.note(self.state)
+        self._on_batch()
+
+    def _copy_batch(self, rows: Sequence[TaskRecord]) -> None:
+        wanted = self._wanted(rows)
+        if wanted:
+            self._write(wanted)
+
+    def _wanted(self, rows: Sequence[TaskRecord]) -> list[TaskRecord]:
+        """Return the records that are copied, and count the others."""
+        counts, now, matches = self.state.counts, self._now(), self._matches
+        counts.read += len(rows)
+        found: list[TaskRecord] = []
+        for record in rows:
+            if matches is not None and not matches(record):
+                counts.left_out += 1
+            elif record.expires_at is not None and record.expires_at <= now:
+                counts.expired += 1
+            elif names := damaged_fields(record):
+                counts.unreadable += 1
+                self._problem(f"task {record.task_id!a} is left out: its {', '.join(names)} cannot be read")
+            else:
+                found.append(record)
+        return found
+
+    def _write(self, records: Sequence[TaskRecord]) -> None:
+        try:
+            report = persistent(lambda: self._target.copy(records, newer_wins=self._newer_wins))
+        except RecordRefused as exc:
+            if len(records) == 1:
+                self.state.counts.refused += 1
+                self._problem(f"task {records[0].task_id!a} is left out: {exc}")
+                return
+            # one of them is refused: the halves show which
+            middle = len(records) // 2
+            self._write(records[:middle])
+            self._write(records[middle:])
+            return
+        counts = self.state.counts
+        counts.written += len(report.written)
+        counts.kept += len(report.kept)
+        counts.buried += len(report.buried)
+
+    def _problem(self, text: str) -> None:
+        if len(self.state.problems) < _PROBLEMS:
+            self.state.problems.append(text)
+
+
+class DryTarget:
+    """A target that writes nothing, and reports what would be written.
+
+    Args:
+        lookup: finds the records of the real target; ``None`` if it cannot be asked: then all would be written.
+    """
+
+    def __init__(self, lookup: Lookup | None) -> None:
+        self._lookup = lookup
+
+    def copy(self, records: Sequence[TaskRecord], *, newer_wins: bool = False) -> CopyReport:
+        """Report what would be written; burials are not looked at."""
+        stored = {} if self._lookup is None else self._lookup.get_many([record.task_id for record in records])
+        written = frozenset(
+            record.task_id
+            for record in records
+            if may_be_copied(record, stored.get(record.task_id), newer_wins=newer_wins)
+        )
+        return CopyReport(written=written, kept=frozenset(record.task_id for record in records) - written)
+
+    def copy_groups(self, groups: Sequence[GroupRecord], *, newer_wins: bool = False) -> int:
+        """Return how many would be written."""
+        if self._lookup is None:
+            return len(groups)
+        found = [(group, self._lookup.get_group(group.group_id)) for group in groups]
+        return sum(stored is None or (newer_wins and group.done_at > stored.done_at) for group, stored in found)
