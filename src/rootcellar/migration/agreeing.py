@@ -1,0 +1,78 @@
+"""Lets both stores agree on single tasks, by the rules by which the processes themselves store a result.
+
+While the source decides, its record is mirrored, and a SUCCESS that the target has already wins. While the target
+decides, it is the other way round. Both ways end only when the deciding store has not changed meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from rootcellar.migration.pair import Pair
+from rootcellar.migration.walking import persistent
+from rootcellar.records import TaskRecord
+from rootcellar.stores.dual.phases import Phase
+from rootcellar.stores.mirroring import fingerprint
+
+#: how often a task is looked at again because it has changed meanwhile; then its own processes are at work
+TRIES = 5
+
+#: makes both stores agree on the task of an id
+Agree = Callable[[str], None]
+
+
+def agreeing(pair: Pair, phase: Phase) -> Agree:
+    """Return what makes both stores agree on a task, in a phase in which both are written."""
+    if phase >= Phase.TARGET_FIRST:
+        return lambda task_id: _by_target(pair, task_id)
+    return lambda task_id: _by_source(pair, task_id)
+
+
+def is_success(record: TaskRecord | None) -> bool:
+    """Return whether a record is a SUCCESS, which nothing but another SUCCESS may replace."""
+    return record is not None and record.state == "SUCCESS"
+
+
+def are_same(one: TaskRecord | None, other: TaskRecord | None) -> bool:
+    """Return whether two records have the same result."""
+    if one is None or other is None:
+        return one is other
+    return fingerprint(one) == fingerprint(other)
+
+
+def _by_source(pair: Pair, task_id: str) -> None:
+    source, target = pair.source, pair.target
+    decided = persistent(lambda: source.store.get(task_id))
+    for _ in range(TRIES):
+        if decided is None:
+            return
+        mirrored = persistent(partial(target.mirrored.mirror, decided)).record
+        if mirrored is not None and mirrored.state == "SUCCESS" and not are_same(mirrored, decided):
+            decided = persistent(partial(source.mirrored.settle, mirrored)).record
+        if decided is not None and is_success(mirrored) and is_success(decided):
+            if mirrored != decided and are_same(mirrored, decided):
+                # the same result, such as with another expiry: nothing but a burial can follow it, which is refused
+                persistent(partial(target.mirrored.settle, decided))
+            return
+        again = persistent(lambda: source.store.get(task_id))
+        if are_same(again, decided):
+            return
+        decided = again
+
+
+def _by_target(pair: Pair, task_id: str) -> None:
+    source, target = pair.source, pair.target
+    for _ in range(TRIES):
+        decided = persistent(lambda: target.store.get(task_id))
+        if decided is not None and decided.state == "SUCCESS":
+            persistent(partial(source.mirrored.settle, decided))
+            return
+        if decided is None:
+            other = persistent(lambda: source.store.get(task_id))
+        else:
+            other = persistent(partial(source.mirrored.mirror, decided)).record
+        if other is not None and (decided is None or other.state == "SUCCESS"):
+            persistent(partial(target.mirrored.copy, [other]))
+        if are_same(persistent(lambda: target.store.get(task_id)), decided):
+            return

@@ -1,0 +1,162 @@
+"""Compares both stores of a migration while results are stored, and lets them agree on what differs.
+
+What differs in the first comparison may have changed in one store a moment before. So both stores agree on each of
+these tasks, and are compared again. Only what still differs counts. A task that has not ended does not count: its next
+state comes to both stores.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from functools import partial
+
+from rootcellar.migration.agreeing import agreeing
+from rootcellar.migration.checksums import Difference, differences
+from rootcellar.migration.pair import Pair
+from rootcellar.migration.progress import Progress
+from rootcellar.migration.throttle import Throttle
+from rootcellar.migration.verifying import Found
+from rootcellar.migration.walking import persistent
+from rootcellar.records import TaskRecord
+from rootcellar.stores.dual.phases import Phase
+
+#: how many differences are looked at again one by one, and how many ids of each class are named
+MOST, NAMED = 20_000, 10
+#: how often, and after how many seconds, both stores agree on a task and are compared again
+LOOKS, PAUSE = 3, 0.3
+#: the clocks of two servers differ a little: what expires in this time may be deleted in one of them
+_SOON = timedelta(seconds=2)
+_BATCH = 500
+_OF_GROUPS = frozenset({Difference.GROUP_MISSING, Difference.GROUP_ONLY_IN_TARGET, Difference.GROUP})
+
+
+@dataclass(slots=True)
+class Compared:
+    """What a comparison found.
+
+    Attributes:
+        records: how many records of the source were compared.
+        repaired: how many tasks were different, and are the same now.
+        left: how many are different, by class.
+        unfinished: how many tasks differ that have not ended.
+        examples: ids of some of them, by class.
+    """
+
+    records: int = 0
+    repaired: int = 0
+    left: Counter[str] = field(default_factory=Counter)
+    unfinished: int = 0
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, kind: Difference, record_id: str) -> None:
+        """Count a difference."""
+        self.left[kind.value] += 1
+        known = self.examples.setdefault(kind.value, [])
+        if len(known) < NAMED:
+            known.append(record_id)
+
+
+class Comparing:
+    """One comparison.
+
+    Args:
+        pair: both stores.
+        phase: the phase that all processes have confirmed; both stores are written in it.
+        throttle: limits the records a second of each store.
+        check: raises an error if the comparison must end; it is called after each batch.
+        show: shows how many records were read on both sides.
+        pause: seconds between two looks at what differs.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        phase: Phase,
+        *,
+        throttle: Throttle,
+        check: Callable[[], object] = lambda: None,
+        show: Callable[[int], object] = lambda rows: None,
+        pause: float = PAUSE,
+    ) -> None:
+        self._pair = pair
+        self._agree = agreeing(pair, phase)
+        self._throttle = throttle
+        self._check = check
+        self._show = show
+        self._pause = pause
+
+    def run(self) -> Compared:
+        """Compare everything.
+
+        Raises:
+            RootcellarError: a server cannot be reached for about a minute, or refuses.
+        """
+        found: dict[str, Found] = {}
+        beyond: list[Found] = []
+
+        def note(each: Found) -> None:
+            if each.kind in _OF_GROUPS or (len(found) >= MOST and each.record_id not in found):
+                beyond.append(each)
+            else:
+                # the first difference of a record is the most important one
+                found.setdefault(each.record_id, each)
+
+        progress = Progress()
+
+        def on_batch() -> None:
+            self._check()
+            self._show(progress.done)
+
+        verified = self._pair.verifying(note, throttle=self._throttle, progress=progress, on_batch=on_batch).run()
+        compared = Compared(records=verified.source_total)
+        for each in beyond:
+            compared.add(each.kind, each.record_id)
+        self._look_again(list(found), compared)
+        return compared
+
+    def _look_again(self, ids: Sequence[str], compared: Compared) -> None:
+        remaining = ids
+        for look in range(LOOKS):
+            if not remaining:
+                break
+            if look:
+                time.sleep(self._pause)
+            for task_id in remaining:
+                self._check()
+                self._agree(task_id)
+            remaining = [task_id for task_id, _, _ in self._differing(remaining)]
+        compared.repaired = len(ids) - len(remaining)
+        for task_id, kind, is_over in self._differing(remaining):
+            if is_over:
+                compared.add(kind, task_id)
+            else:
+                compared.unfinished += 1
+
+    def _differing(self, ids: Sequence[str]) -> Iterator[tuple[str, Difference, bool]]:
+        """Yield the tasks that differ, with the class, and whether the task has ended."""
+        for begin in range(0, len(ids), _BATCH):
+            batch = ids[begin : begin + _BATCH]
+            in_source = persistent(partial(self._pair.source.store.get_many, batch))
+            in_target = persistent(partial(self._pair.target.store.get_many, batch))
+            for task_id in batch:
+                one, other = in_source.get(task_id), in_target.get(task_id)
+                kind = _difference(one, other)
+                if kind is not None:
+                    yield task_id, kind, any(each is not None and each.done_at is not None for each in (one, other))
+
+
+def _difference(one: TaskRecord | None, other: TaskRecord | None) -> Difference | None:
+    """Return in what the source's record differs from the target's; ``None`` if it does not, or is about to expire."""
+    soon = datetime.now(timezone.utc) + _SOON
+    if any(each is not None and each.expires_at is not None and each.expires_at <= soon for each in (one, other)):
+        return None
+    if one is None:
+        return None if other is None else Difference.ONLY_IN_TARGET
+    if other is None:
+        return Difference.MISSING
+    found = differences(one, other)
+    return found[0] if found else None

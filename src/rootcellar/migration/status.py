@@ -1,0 +1,113 @@
+"""What is known of a migration, for `rootcellar migrate status` and for metrics: read from any machine, at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+
+from rootcellar.errors import RootcellarError
+from rootcellar.migration.confirmations import Process, left_out, processes_of, summed, unconfirmed
+from rootcellar.migration.operator import Owner, owner_of
+from rootcellar.migration.pair import Pair
+from rootcellar.migration.passes import noted
+from rootcellar.migration.state import NAMES, State, as_object, find_state
+from rootcellar.text.escaping import visible
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """Everything that is known of a migration.
+
+    Attributes:
+        state: its state; ``None`` if none has begun.
+        at: the time on the clock of the target.
+        processes: the processes that follow it.
+        silent: those that have not confirmed the phase.
+        left_out: those that have not, and need not.
+        owner: who coordinates it at this moment; ``None`` if nobody does.
+        unmirrored: how many tasks are noted because a store did not answer.
+        counters: the sums of what all processes have counted, such as reads that were compared.
+        problem: why the target cannot be asked, so that this is what the source knows; empty if it can.
+    """
+
+    state: State | None
+    at: datetime
+    processes: Sequence[Process]
+    silent: Sequence[Process]
+    left_out: Sequence[Process]
+    owner: Owner | None
+    unmirrored: int
+    counters: Mapping[str, int]
+    problem: str = ""
+
+    def silent_for(self, process: Process) -> timedelta:
+        """Return for how long a process has not confirmed the phase."""
+        assert self.state is not None, "without a state, nobody is silent"
+        return max(timedelta(0), self.at - self.state.phase_since)
+
+
+def read_status(pair: Pair) -> Status:
+    """Return the status of a migration.
+
+    Raises:
+        RootcellarError: none of the stores can be asked.
+    """
+    try:
+        state, at = find_state(pair.target), pair.target.values.server_time()
+        processes = processes_of(pair)
+        owner = owner_of(pair.target.values)
+        unmirrored = sum(len(noted(side.values)) for side in (pair.source, pair.target))
+        problem = ""
+    except RootcellarError as exc:
+        state, at = find_state(pair.source), pair.source.values.server_time()
+        processes, owner, unmirrored = [], None, len(noted(pair.source.values))
+        problem = str(exc)
+    return Status(
+        state=state,
+        at=at,
+        processes=processes,
+        silent=[] if state is None else unconfirmed(state, processes),
+        left_out=[] if state is None else left_out(state, processes),
+        owner=owner,
+        unmirrored=unmirrored,
+        counters=summed(processes),
+        problem=problem,
+    )
+
+
+def status_object(status: Status) -> dict[str, Any]:
+    """Return a status as plain data, for JSON."""
+    state = status.state
+    silent = {each.key for each in status.silent}
+    described = partial(_process_object, status, silent)
+    return {
+        "begun": state is not None,
+        "at": status.at.isoformat(),
+        "state": None if state is None else as_object(state),
+        "operator": None if status.owner is None else {**asdict(status.owner), "since": status.owner.since.isoformat()},
+        "processes": [described(each) for each in status.processes],
+        "unconfirmed": [visible(each.name) for each in status.silent],
+        "left_out": [visible(each.name) for each in status.left_out],
+        "unmirrored": status.unmirrored,
+        "counters": dict(status.counters),
+        "problem": status.problem or None,
+    }
+
+
+def _process_object(status: Status, silent: set[str], process: Process) -> dict[str, Any]:
+    is_silent = process.key in silent
+    return {
+        "name": visible(process.name),
+        "host": visible(process.host),
+        "pid": process.pid,
+        "role": visible(process.role),
+        "phase": process.phase,
+        "phase_name": NAMES.get(process.phase) if process.phase is not None else None,  # type: ignore[call-overload]
+        "confirmed": not is_silent and status.state is not None,
+        "silent_seconds": round(status.silent_for(process).total_seconds(), 1) if is_silent else None,
+        "heard_at": process.heard_at.isoformat(),
+        "counters": dict(process.counters),
+    }
