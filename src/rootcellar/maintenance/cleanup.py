@@ -17,6 +17,7 @@ from celery.utils.log import get_logger
 
 from rootcellar.errors import PermissionDenied, RootcellarError
 from rootcellar.maintenance.batches import BatchSize
+from rootcellar.maintenance.burials import forget_old_burials
 from rootcellar.maintenance.cleaned import Cleaned, Expected
 from rootcellar.maintenance.pace import Pace
 from rootcellar.maintenance.service import Retries, Service, check_seconds
@@ -315,6 +316,7 @@ class Cleanup(Service):
             _OtherStore(self).run()
         else:
             _Rows(self, expiring).run()
+        forget_old_burials(self._work.store)
         note_sizes(self._work.store)
 
     def _sweep(self, with_blobs: bool) -> list[tuple[str, RootcellarError]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import Any
@@ -60,8 +60,18 @@ class MySQLCounts(ByDate[Connection]):
             yield
 
     def mark_late(self, connection: Connection, record: TaskRecord) -> None:
-        try:
+        with self._if_allowed():
             super().mark_late(connection, record)
+
+    def mark_ends(self, connection: Connection, ends: Iterable[datetime]) -> None:
+        with self._if_allowed():
+            super().mark_ends(connection, ends)
+
+    @contextmanager
+    def _if_allowed(self) -> Iterator[None]:
+        """Go on if this user may not mark what must be counted again."""
+        try:
+            yield
         except pymysql.Error as exc:
             if code_of(exc) not in DENIED:
                 raise

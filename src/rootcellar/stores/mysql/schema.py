@@ -19,14 +19,17 @@ from rootcellar import errors
 from rootcellar.stores.base import StoreOptions
 from rootcellar.stores.mysql.driver import Connection
 from rootcellar.stores.mysql.failures import code_of
-from rootcellar.stores.sql import counting, retention_tables
+from rootcellar.stores.sql import counting, migration_tables, retention_tables
 from rootcellar.stores.sql.celery_tables import ADOPTED_SUFFIX
 from rootcellar.stores.sql.grants import Role, on_tables
 from rootcellar.stores.sql.schema import Run, SqlSchema
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements
 
 PACKAGE = "rootcellar.stores.mysql"
-MIGRATIONS = ("001_results.sql", "002_chords.sql", "003_history.sql", "004_statistics.sql", "005_retention.sql")
+MIGRATIONS = (
+    *("001_results.sql", "002_chords.sql", "003_history.sql", "004_statistics.sql", "005_retention.sql"),
+    "006_migration.sql",
+)
 #: seconds to wait for another process that creates the tables
 LOCK_SECONDS = 30
 #: the most characters of a name
@@ -69,14 +72,9 @@ def table_names(options: StoreOptions) -> dict[str, str]:
     }
     for index in ("date_done", "name", "expires", "status"):
         names[f"task_{index}_index"] = quote(_derived(task, f"_{index}_idx"))
-    names.update(
-        {
-            key: qualified(schema, _derived(task, suffix))
-            for key, suffix in (counting.TABLES | retention_tables.TABLES).items()
-        }
-    )
-    indexes = counting.INDEXES | retention_tables.INDEXES
-    names.update({key: quote(_derived(task, suffix)) for key, suffix in indexes.items()})
+    for tables in (counting, retention_tables, migration_tables):
+        names.update({key: qualified(schema, _derived(task, suffix)) for key, suffix in tables.TABLES.items()})
+        names.update({key: quote(_derived(task, suffix)) for key, suffix in tables.INDEXES.items()})
     names["group_expires_index"] = quote(_derived(group, "_expires_idx"))
     for index in ("open", "expires"):
         names[f"chord_{index}_index"] = quote(_derived(task, f"_chord_{index}_idx"))

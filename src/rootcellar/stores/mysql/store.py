@@ -19,6 +19,7 @@ from rootcellar.stores.fields import clamped
 from rootcellar.stores.mysql import counting, driver, failures
 from rootcellar.stores.mysql.driver import Connection, in_list
 from rootcellar.stores.mysql.expiring import MySQLExpiring
+from rootcellar.stores.mysql.migrating import MySQLMigrating
 from rootcellar.stores.mysql.schema import PACKAGE, MySQLSchema, table_names, unquoted
 from rootcellar.stores.mysql.search import MySQLRenderer, limited
 from rootcellar.stores.mysql.url import connection_settings, describe
@@ -28,6 +29,7 @@ from rootcellar.stores.search import Search
 from rootcellar.stores.sql import fragments, rows
 from rootcellar.stores.sql.archiving import FILE_COLUMNS
 from rootcellar.stores.sql.by_date import is_late
+from rootcellar.stores.sql.migration_tables import BURIED_COLUMNS, SHARED_COLUMNS
 from rootcellar.stores.sql.retention_tables import HOLD_COLUMNS
 from rootcellar.stores.sql.search import Renderer
 from rootcellar.stores.sql.statements import fill_in, in_parameterized, load_statements, measured_tables
@@ -47,8 +49,14 @@ _CONFLICT_PAUSES = Backoff(base_ms=2.5, limit_ms=80.0)
 #: after a connection was lost, a call is repeated only within this many seconds after its beginning
 _RECONNECT_SECONDS = 2.0
 
+#: finds the burial of a record, and locks its place if there is none
+_BURIAL = (
+    "SELECT 1 FROM {buried} AS b FORCE INDEX (PRIMARY) WHERE b.task_id = %(task_id)s"
+    " AND (b.done_at >= %(date_done)s OR LOCATE(%(fingerprint)s, b.fingerprints) > 0) LOCK IN SHARE MODE"
+)
 
-class MySQLStore(MySQLExpiring):
+
+class MySQLStore(MySQLMigrating, MySQLExpiring):
     """The store for ``rootcellar+mysql://user:password@host:port/database``, and for ``mariadb://``."""
 
     # the indexes of texts have only their first letters, so the server sorts what they find
@@ -321,6 +329,7 @@ class MySQLStore(MySQLExpiring):
             "tables": in_list([unquoted(name) for name in measured_tables(self._table_names())]),
             "task_schema": self.options.task_schema,
             "group_schema": self.options.group_schema,
+            "task_table": self.options.task_table,
         }
 
     def _ids(self, ids: Sequence[str]) -> Any:
@@ -378,9 +387,14 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         "file_columns": ", ".join(FILE_COLUMNS),
         "task_replacement": fragments.replacement(lambda name, _: f"%({name})s"),
         "task_still_the_same": fragments.still_the_same("<=>", lambda name, _: f"%({name})s"),
+        "task_whole": fragments.whole("IF(put_id = VALUES(put_id), VALUES({0}), {0})"),
+        "task_is_newer": fragments.is_newer("{}", "VALUES({})"),
+        "buried_columns": ", ".join(BURIED_COLUMNS),
+        "shared_columns": ", ".join(SHARED_COLUMNS),
     }
+    names["burial"] = fill_in(_BURIAL, names)
     found = load_statements(PACKAGE, "queries.sql", names)
-    for more in ("upkeep.sql", "archive.sql"):
+    for more in ("upkeep.sql", "archive.sql", "migration.sql"):
         found.update(load_statements(PACKAGE, more, names))
     statistics = counting.statements(options)
     found.update({name: statistics[name] for name in ("note_gone", "note_back")})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import TypeVar
@@ -33,6 +33,17 @@ class ByDate(Server[C]):
         """Remember the minute of a record that is stored in this transaction."""
         if record.done_at is not None:
             self.do(connection, "mark_dirty", {"start": self.date(Unit.MINUTE.floor(record.done_at)), "is_hour": False})
+
+    def mark_ends(self, connection: C, ends: Iterable[datetime]) -> None:
+        """Remember the minutes of records that ended at these times, or the hours of old ones, each once."""
+        minutes_since = datetime.now(timezone.utc) - RECENT
+        marks = {
+            (Unit.HOUR if end < minutes_since else Unit.MINUTE).floor(end): end < minutes_since
+            for end in sorted(ends, reverse=True)
+        }
+        if marks:
+            params = [{"start": self.date(start), "is_hour": is_hour} for start, is_hour in sorted(marks.items())]
+            self.many(connection, "mark_dirty", params)
 
     def found_dirty(self, connection: C, roll: Roll) -> Iterator[Dirty]:
         since = {"since": self.date(Unit.MINUTE.floor(roll.passed_at - OPEN))}

@@ -77,6 +77,29 @@ def update_assignments() -> str:
     return ", ".join(assignments)
 
 
+def whole(assignment: str) -> str:
+    """Return the assignments of an upsert that replaces the whole row.
+
+    Args:
+        assignment: what is assigned to a column, such as ``excluded.{0}``.
+    """
+    return ", ".join(f"{column} = {assignment.format(column)}" for column in TASK_COLUMNS if column != "task_id")
+
+
+def is_newer(old: str, new: str) -> str:
+    """Return the condition that a record was made later than the stored one: it ended, started or was sent later.
+
+    Args:
+        old, new: the SQL of a column of the stored row, and of the new one.
+    """
+
+    def made(style: str) -> str:
+        columns = (style.format(column) for column in ("date_done", "date_started", "date_sent"))
+        return f"coalesce({', '.join(columns)}, '0001-01-01')"
+
+    return f"{made(old)} < {made(new)}"
+
+
 def kept(new: str, column: str) -> str:
     """Return the condition under which a row keeps its value of a column that does not belong to the state.
 

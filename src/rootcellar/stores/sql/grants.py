@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Protocol, runtime_checkable
 
-from rootcellar.stores.sql import counting, retention_tables
+from rootcellar.stores.sql import counting, migration_tables, retention_tables
 
 #: a worker (or a client) stores, waits and cleans up; a reader reads; a maintainer also creates, fills and drops the
 #: older table; an admin creates and upgrades the tables
 Role = Literal["worker", "reader", "maintainer", "admin"]
 
-_TABLES = (*counting.TABLES, *retention_tables.TABLES)
+_TABLES = (*counting.TABLES, *retention_tables.TABLES, *migration_tables.TABLES)
 _READ = "SELECT"
 _WRITE = "SELECT, INSERT, UPDATE, DELETE"
 _ALL = {

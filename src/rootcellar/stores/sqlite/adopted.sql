@@ -21,3 +21,12 @@ SELECT count(*) FROM {old_task} WHERE date_done < :done_before
 
 -- count_expired_adopted_groups: count Celery's groups that have expired
 SELECT count(*) FROM {old_group} WHERE date_done < :done_before
+
+-- walk_adopted_tasks: read the next tasks that Celery stored
+SELECT * FROM {old_task} WHERE id > :after ORDER BY id LIMIT :limit
+
+-- walk_adopted_groups: read the next groups that Celery stored
+SELECT * FROM {old_group} WHERE id > :after ORDER BY id LIMIT :limit
+
+-- count_adopted_roughly: how many tasks Celery has stored at most
+SELECT max(id) - min(id) + 1 FROM {old_task}

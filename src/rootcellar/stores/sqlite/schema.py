@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from rootcellar.stores.base import SchemaStatus, StoreOptions
-from rootcellar.stores.sql import counting, retention_tables
+from rootcellar.stores.sql import counting, migration_tables, retention_tables
 from rootcellar.stores.sql.celery_tables import ADOPTED_SUFFIX
 from rootcellar.stores.sql.schema import Run, SqlSchema
 from rootcellar.stores.sql.statements import load_statements, quote_identifier
 
 PACKAGE = "rootcellar.stores.sqlite"
-MIGRATIONS = ("001_results.sql", "002_chords.sql", "003_history.sql", "004_statistics.sql", "005_retention.sql")
+MIGRATIONS = (
+    *("001_results.sql", "002_chords.sql", "003_history.sql", "004_statistics.sql", "005_retention.sql"),
+    "006_migration.sql",
+)
 
 
 def table_names(options: StoreOptions) -> dict[str, str]:
@@ -32,8 +35,8 @@ def table_names(options: StoreOptions) -> dict[str, str]:
     }
     for index in ("date_done", "name", "expires", "failures", "failure_group", "unfinished"):
         names[f"task_{index}_index"] = f"{task}_{index}_idx"
-    derived = counting.TABLES | counting.INDEXES | retention_tables.TABLES | retention_tables.INDEXES
-    names.update({key: f"{task}{suffix}" for key, suffix in derived.items()})
+    for tables in (counting, retention_tables, migration_tables):
+        names.update({key: f"{task}{suffix}" for key, suffix in (tables.TABLES | tables.INDEXES).items()})
     return {key: quote_identifier(name) for key, name in names.items()}
 
 

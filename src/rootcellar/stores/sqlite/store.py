@@ -21,11 +21,13 @@ from rootcellar.stores.search import Search
 from rootcellar.stores.sql import fragments, rows
 from rootcellar.stores.sql.archiving import FILE_COLUMNS
 from rootcellar.stores.sql.by_date import RECENT, is_late
+from rootcellar.stores.sql.migration_tables import BURIED_COLUMNS, SHARED_COLUMNS
 from rootcellar.stores.sql.retention_tables import HOLD_COLUMNS
 from rootcellar.stores.sql.search import Renderer
 from rootcellar.stores.sql.statements import fill_in, load_statements
 from rootcellar.stores.sqlite import counting, driver
 from rootcellar.stores.sqlite.expiring import SQLiteExpiring
+from rootcellar.stores.sqlite.migrating import SQLiteMigrating
 from rootcellar.stores.sqlite.schema import PACKAGE, SQLiteSchema, table_names, transaction
 from rootcellar.stores.sqlite.search import SQLiteRenderer
 from rootcellar.stores.upkeep import Space
@@ -35,8 +37,14 @@ T = TypeVar("T")
 #: how many steps of its program SQLite runs before the time of a search is looked at: some microseconds
 _STEPS = 2_000
 
+#: finds the burial of a record
+_BURIAL = (
+    "SELECT 1 FROM {buried} AS b WHERE b.task_id = :task_id"
+    " AND (b.done_at >= :date_done OR instr(b.fingerprints, :fingerprint) > 0)"
+)
 
-class SQLiteStore(SQLiteExpiring):
+
+class SQLiteStore(SQLiteMigrating, SQLiteExpiring):
     """The store for ``rootcellar+sqlite:///path``."""
 
     # all ids of a statement are one parameter, a JSON text
@@ -285,9 +293,14 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         "file_columns": ", ".join(FILE_COLUMNS),
         "task_replacement": fragments.replacement(lambda name, _: f":{name}"),
         "task_still_the_same": fragments.still_the_same("IS", lambda name, _: f":{name}"),
+        "task_whole": fragments.whole("excluded.{}"),
+        "task_is_newer": fragments.is_newer("t.{}", "excluded.{}"),
+        "buried_columns": ", ".join(BURIED_COLUMNS),
+        "shared_columns": ", ".join(SHARED_COLUMNS),
     }
+    names["burial"] = fill_in(_BURIAL, names)
     found = load_statements(PACKAGE, "queries.sql", names)
-    for more in ("upkeep.sql", "archive.sql"):
+    for more in ("upkeep.sql", "archive.sql", "migration.sql"):
         found.update(load_statements(PACKAGE, more, names))
     statistics = counting.statements(options)
     note = statistics["note_gone"]
