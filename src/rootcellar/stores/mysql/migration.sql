@@ -6,10 +6,9 @@ ON DUPLICATE KEY UPDATE put_id = IF({task_overwritable}, VALUES(put_id), put_id)
 INSERT INTO {task} ({task_columns}, put_id) SELECT {task_values}, %(put_id)s FROM DUAL WHERE NOT EXISTS ({burial})
 ON DUPLICATE KEY UPDATE put_id = VALUES(put_id), {task_whole}
 
--- copy_tasks: store whole rows where there are none, or a SUCCESS where there is none; the first assignment decides
+-- copy_tasks: store whole rows where there are none, or where the stored ones may be replaced by copies; the first assignment decides
 INSERT INTO {task} ({task_columns}, put_id) VALUES {copied_rows}
-ON DUPLICATE KEY UPDATE put_id = IF(status <> 'SUCCESS' AND VALUES(status) = 'SUCCESS', VALUES(put_id), put_id),
-    {task_whole}
+ON DUPLICATE KEY UPDATE put_id = IF({task_copyable}, VALUES(put_id), put_id), {task_whole}
 
 -- copy_newer_tasks: store whole rows where there are none, or older ones; the first assignment decides
 INSERT INTO {task} ({task_columns}, put_id) VALUES {copied_rows}

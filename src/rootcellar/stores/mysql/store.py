@@ -388,6 +388,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         "task_replacement": fragments.replacement(lambda name, _: f"%({name})s"),
         "task_still_the_same": fragments.still_the_same("<=>", lambda name, _: f"%({name})s"),
         "task_whole": fragments.whole("IF(put_id = VALUES(put_id), VALUES({0}), {0})"),
+        "task_copyable": fragments.copyable("{}", "VALUES({})"),
         "task_is_newer": fragments.is_newer("{}", "VALUES({})"),
         "buried_columns": ", ".join(BURIED_COLUMNS),
         "shared_columns": ", ".join(SHARED_COLUMNS),

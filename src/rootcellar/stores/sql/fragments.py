@@ -86,18 +86,31 @@ def whole(assignment: str) -> str:
     return ", ".join(f"{column} = {assignment.format(column)}" for column in TASK_COLUMNS if column != "task_id")
 
 
+def copyable(old: str, new: str) -> str:
+    """Return the condition of :func:`~rootcellar.stores.mirroring.may_be_copied` for two rows.
+
+    Args:
+        old, new: the SQL of a column of the stored row, and of the new one.
+    """
+    is_end = f"{new.format('date_done')} IS NOT NULL AND {old.format('date_done')} IS NULL"
+    return (
+        f"{old.format('status')} <> 'SUCCESS' AND ({new.format('status')} = 'SUCCESS'"
+        f" OR ({is_end} AND {_made(old)} <= {_made(new)}))"
+    )
+
+
 def is_newer(old: str, new: str) -> str:
     """Return the condition that a record was made later than the stored one: it ended, started or was sent later.
 
     Args:
         old, new: the SQL of a column of the stored row, and of the new one.
     """
+    return f"{_made(old)} < {_made(new)}"
 
-    def made(style: str) -> str:
-        columns = (style.format(column) for column in ("date_done", "date_started", "date_sent"))
-        return f"coalesce({', '.join(columns)}, '0001-01-01')"
 
-    return f"{made(old)} < {made(new)}"
+def _made(style: str) -> str:
+    columns = (style.format(column) for column in ("date_done", "date_started", "date_sent"))
+    return f"coalesce({', '.join(columns)}, '0001-01-01')"
 
 
 def kept(new: str, column: str) -> str:

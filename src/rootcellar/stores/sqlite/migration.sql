@@ -7,10 +7,10 @@ WHERE {task_overwritable}
 INSERT INTO {task} AS t ({task_columns}) SELECT {task_values} WHERE NOT EXISTS ({burial})
 ON CONFLICT (task_id) DO UPDATE SET {task_whole}
 
--- copy_task: store a whole row where there is none, or a SUCCESS where there is none
+-- copy_task: store a whole row where there is none, or where the stored one may be replaced by a copy
 INSERT INTO {task} AS t ({task_columns}) VALUES ({task_values})
 ON CONFLICT (task_id) DO UPDATE SET {task_whole}
-WHERE t.status <> 'SUCCESS' AND excluded.status = 'SUCCESS'
+WHERE {task_copyable}
 
 -- copy_newer_task: store a whole row where there is none, or an older one
 INSERT INTO {task} AS t ({task_columns}) VALUES ({task_values})

@@ -294,6 +294,7 @@ def _statements(options: StoreOptions) -> dict[str, str]:
         "task_replacement": fragments.replacement(lambda name, _: f":{name}"),
         "task_still_the_same": fragments.still_the_same("IS", lambda name, _: f":{name}"),
         "task_whole": fragments.whole("excluded.{}"),
+        "task_copyable": fragments.copyable("t.{}", "excluded.{}"),
         "task_is_newer": fragments.is_newer("t.{}", "excluded.{}"),
         "buried_columns": ", ".join(BURIED_COLUMNS),
         "shared_columns": ", ".join(SHARED_COLUMNS),
