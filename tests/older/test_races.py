@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 
 import psycopg
 import pytest
@@ -20,6 +20,7 @@ from rootcellar.stores import Store
 from rootcellar.stores.holding import Holding
 from rootcellar.stores.older import Older
 from rootcellar.stores.postgres.older import OlderState
+from rootcellar.stores.postgres.older_rows import DAYS_PREPARED, day_of
 from rootcellar.testing.helpers import able, begun, json_payload, new_id, part
 from rootcellar.waiting.blocking import Waiter
 from tests.helpers import PATIENCE
@@ -85,6 +86,36 @@ def test_row_that_moves_is_never_missing_and_never_changes(both: tuple[Store, Ol
             while turns() < 10:
                 assert reader.get(ids[0]) == stored[ids[0]]
                 assert reader.get_many(ids) == stored
+
+
+def test_moved_row_is_never_missing_while_a_partition_beside_it_comes_and_goes(
+    both: tuple[Store, Older], postgres_url: str
+) -> None:
+    store, older = both
+    (stored,) = put_all(store, [finished(OLD)])
+    assert move_all(older) == 1
+    assert stored.expires_at is not None
+    first = date.min + timedelta(days=(day_of(stored.expires_at) - date.min).days // DAYS_PREPARED * DAYS_PREPARED)
+    taken = {each.until for each in older.partitions()}
+    week = next(day for day in (first, first + timedelta(days=7)) if day + timedelta(days=7) not in taken)
+    detach = "DETACH PARTITION beside"
+    if query(postgres_url, "SHOW server_version_num") >= [("140000",)]:
+        detach += " CONCURRENTLY"
+    query(postgres_url, "CREATE TABLE beside (LIKE celery_taskmeta_older INCLUDING CONSTRAINTS INCLUDING INDEXES)")
+
+    def come_and_go() -> None:
+        for _ in range(40):
+            bounds = f"FROM ('{week}') TO ('{week + timedelta(days=7)}')"
+            query(postgres_url, f"ALTER TABLE celery_taskmeta_older ATTACH PARTITION beside FOR VALUES {bounds}")
+            query(postgres_url, f"ALTER TABLE celery_taskmeta_older {detach}")
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    reads = 0
+    while thread.is_alive():
+        assert store.get(stored.task_id) == stored
+        reads += 1
+    assert reads > 40
 
 
 def test_row_is_never_missing_while_the_older_table_is_dropped(both: tuple[Store, Older], postgres_url: str) -> None:

@@ -24,6 +24,7 @@ from rootcellar.stores.counting import Counted, Question
 from rootcellar.stores.expiring import NewExpiry, Postponable
 from rootcellar.stores.journal import TakesBatches
 from rootcellar.stores.older import Older
+from rootcellar.stores.postgres.driver import Connection
 from rootcellar.stores.postgres.older_rows import day_of
 from rootcellar.testing.helpers import able, json_payload, new_id, part
 from tests.behind.helpers import open_behind
@@ -87,6 +88,51 @@ def test_moved_task_is_read_by_every_call(both: tuple[Store, Older], url: str) -
     assert found[0].task_id == live.task_id
     assert {each.task_id: each for each in found} == everything
     assert len(query(url, "SELECT task_id, result, date_done FROM celery_taskmeta_all")) == 6
+
+
+def test_moved_tasks_of_every_week_are_read_again_and_again(both: tuple[Store, Older], url: str) -> None:
+    store, older = both
+    records = put_all(store, [finished(OLD, expires_at=now() + timedelta(days=20 * number)) for number in range(1, 20)])
+    records += put_all(store, [finished(OLD, expires_at=None), finished(OLD, expires_at=now() + timedelta(days=5_000))])
+    assert move_all(older) == len(records)
+    for _ in range(8):
+        # the server keeps a plan after five executions
+        assert [store.get(each.task_id) for each in records] == records
+    later = now() + timedelta(days=300)
+    assert able(store, Postponable).set_expiries([NewExpiry(each, later) for each in records]) == len(records)
+    assert [store.get(each.task_id) for each in records] == [replace(each, expires_at=later) for each in records]
+    assert store.delete([each.task_id for each in records]) == len(records)
+    assert [store.get(each.task_id) for each in records] == [None] * len(records)
+
+
+def test_plan_that_the_server_keeps_for_moved_tasks_locks_only_the_partitions_of_some_weeks(postgres_url: str) -> None:
+    with opened(postgres_url, pool_size=1) as (store, older):
+        enable(store, older)
+        records = put_all(store, [finished(OLD, expires_at=now() + timedelta(weeks=weeks)) for weeks in range(1, 40)])
+        assert move_all(older) == len(records)
+        for _ in range(8):
+            assert store.get(records[20].task_id) == records[20]
+
+        def locks_of_a_read(connection: Connection) -> list[tuple[str, str]]:
+            with connection.transaction():
+                (name,) = (name for name in connection.prepared if name.startswith(b"rc_get_older_task"))
+                day = day_of(records[20].expires_at).isoformat()
+                (plan,) = connection.execute(
+                    b"EXPLAIN (FORMAT JSON) EXECUTE %b('%b', '%b')"
+                    % (name, records[20].task_id.encode(), day.encode()),
+                    prepare=False,
+                ).fetchall()
+                assert plan[0][0]["Plan"]["Subplans Removed"] > 1, "the plan is for several days, and kept"
+                return connection.execute(
+                    "SELECT relation::regclass::text, mode FROM pg_locks "
+                    "WHERE pid = pg_backend_pid() AND relation::regclass::text LIKE 'celery_taskmeta_older%'",
+                    prepare=False,
+                ).fetchall()
+
+        locks = store._run(locks_of_a_read)  # type: ignore[attr-defined]
+    # eight weeks may begin within a week of their own, and there are the older table and an index
+    assert len(locks) <= 11
+    assert {mode for _, mode in locks} == {"AccessShareLock"}
 
 
 @pytest.mark.parametrize(
@@ -407,7 +453,8 @@ def test_fifty_clients_ask_at_once_for_missing_ids_over_365_partitions(
                 for _ in range(20):
                     assert one.get(new_id()) is None
                     assert one.get_many([new_id() for _ in range(10)]) == {}
-                assert one.get(record.task_id) == record
+                for _ in range(8):
+                    assert one.get(record.task_id) == record
         except BaseException as exc:  # for the test, in its own thread
             problems.append(exc)
 

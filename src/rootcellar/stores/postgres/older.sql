@@ -82,10 +82,10 @@ FROM (
 -- all_rows: the rows of both tables, in place of the live table in statements that only read
 (SELECT {task_columns} FROM {task} UNION ALL SELECT {task_columns} FROM {older}) AS t
 
--- get_task_or_moved: read one task, and the days under which it is listed as moved
-SELECT {task_columns}, NULL::date FROM {task} WHERE task_id = %(task_id)s
-UNION ALL
-SELECT {no_columns}, drop_after FROM {moved} WHERE id = hashtextextended(%(task_id)s, 0)
+-- get_task_or_moved: read one task, and the days under which it is listed as moved; a UNION ALL takes longer to execute
+SELECT {task_columns}, drop_after
+FROM (SELECT {task_columns} FROM {task} WHERE task_id = %(task_id)s) AS t
+FULL JOIN (SELECT drop_after FROM {moved} WHERE id = hashtextextended(%(task_id)s, 0)) AS m ON true
 
 -- days_of_one: find the days under which a task is listed as moved
 SELECT drop_after FROM {moved} WHERE id = hashtextextended(%(task_id)s, 0)
@@ -103,8 +103,13 @@ FROM unnest(%(task_ids)s::text[]) AS u (task_id) JOIN {moved} AS m ON m.id = has
 -- get_older: read tasks from the partitions of some days; the days are in the text, so that the server locks no other
 SELECT {task_columns} FROM {older} WHERE task_id = ANY(%(task_ids)s::text[]) AND drop_after IN ({days})
 
--- get_older_task: read one task from the partitions of some days
-SELECT {task_columns} FROM {older} WHERE task_id = %(task_id)s AND drop_after >= '{start}' AND drop_after < '{end}'
+-- get_older_task: read one task from the partition of a day
+SELECT {task_columns} FROM {older} WHERE task_id = %(task_id)s AND drop_after = %(day)s
+
+-- get_older_task_of_weeks: the same; because the cast depends on a setting, the server plans this once for all these weeks,
+-- and chooses the partition when it executes the plan
+SELECT {task_columns} FROM {older} WHERE task_id = %(task_id)s
+AND drop_after >= '{start}' AND drop_after < '{end}' AND drop_after = (%(day)s::text)::date
 
 -- delete_older: delete tasks from the partitions of some days; they were counted as deleted when they were moved
 WITH deleted AS (

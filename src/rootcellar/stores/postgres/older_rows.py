@@ -5,7 +5,8 @@ nothing or stores the result of an old task; so it also learns of another window
 anew. The first row is moved a minute after the table was created.
 
 Every id that was moved is in an index, with the day on which its row may be dropped. A statement that reads or changes
-moved rows has these days in its text, so that the server plans and locks only the partitions of these days.
+moved rows has these days, or the weeks around them, in its text, so that the server plans and locks only the partitions
+of these days. The one that reads a single task is planned for its day, or is prepared for the weeks around it.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ DAYS_AT_ONCE = 8
 #: a row may be moved between two statements: then the same is done again, but not for ever
 _TRIES = 3
 _IDLE = psycopg.pq.TransactionStatus.IDLE
-#: the place of the day behind the columns of a task
-_DAY = len(rows.TASK_COLUMNS)
-#: the name of the statements that read one task, and the most of them that are prepared in one session
-_OF_TIME, _PREFIX, _MOST_PREPARED = "get_older", b"rc_get_older_", 60
-#: the most of these statements that a process remembers
-_MOST_STATEMENTS = 1_000
+#: the places of the id, and of the day behind the columns of a task
+_ID, _DAY = 0, len(rows.TASK_COLUMNS)
+#: the days of one prepared statement: it locks their partitions, and up to about 14 locks cost the server little
+DAYS_PREPARED = 56
+#: a process has so many of these statements: each may take 150 kB of a session of the server
+_MOST_PREPARED = 50
 #: PostgreSQL counts days from this date
 _FIRST_DAY = date(2000, 1, 1)
 #: a row that expires then or later may never be deleted
@@ -69,7 +70,9 @@ class OlderRows:
         self._find = find
         self._state: OlderState | None = None
         self._look_at = 0.0
-        self._of_times: dict[tuple[date, int], Statement] = {}
+        #: the statements of so many days, by the number of the first one; ``None`` before the second read
+        self._of_weeks: dict[int, Statement | None] = {}
+        self._get_older = Statement("get_older_task", sql["get_older_task"])
         self._get = Statement("get_task_or_moved", sql["get_task_or_moved"])
         self._get_live = Statement("get_task", sql["get_task"])
         self._days_of_one = Statement("days_of_one", sql["days_of_one"])
@@ -150,10 +153,10 @@ class OlderRows:
         result = run(connection, self._get, self._get.values({"task_id": task_id}))
         for number in range(result.ntuples):
             day = result.get_value(number, _DAY)
-            if day is None:
-                live = binary.task_record(row_of(result, number))
-            else:
+            if day is not None:
                 days.add(_day(day))
+            if live is None and result.get_value(number, _ID) is not None:
+                live = binary.task_record(row_of(result, number))
         return live, days
 
     def _look_up_in_two(self, connection: Connection, task_id: str) -> tuple[TaskRecord | None, set[date]]:
@@ -162,8 +165,9 @@ class OlderRows:
         The live table is read first, so that a task that is moved between the two is found.
         """
         pipeline = Pipeline(connection)
-        for statement in (self._get_live, self._days_of_one):
-            pipeline.send(statement, statement.values({"task_id": task_id}))
+        values = self._get_live.values({"task_id": task_id})
+        pipeline.send(self._get_live, values)
+        pipeline.send(self._days_of_one, values)
         failure, results = pipeline.receive()
         if failure is not None:
             raise failure
@@ -173,37 +177,32 @@ class OlderRows:
 
     def _read_one(self, connection: Connection, task_id: str, days: Collection[date]) -> TaskRecord | None:
         for day in days:
-            week = day - timedelta(days=day.weekday())
-            # fewer statements than days, so that they may be prepared
-            statement = self._of_time(week, 7)
-            if self._may_prepare(connection, statement):
-                found = run(connection, statement, statement.values({"task_id": task_id}))
+            statement = self._statement_of(day) if connection.may_prepare else None
+            if statement is not None:
+                values = statement.values({"task_id": task_id, "day": day.isoformat()})
+                found = run(connection, statement, values)
             else:
-                statement = self._of_time(day, 1)
-                found = run_once(connection, statement, statement.values({"task_id": task_id}))
+                values = self._get_older.values({"task_id": task_id, "day": day})
+                found = run_once(connection, self._get_older, values)
             if found.ntuples:
                 return binary.task_record(row_of(found))
         return None
 
-    def _of_time(self, start: date, days: int) -> Statement:
-        """Return the statement that reads a task from the partitions of so many days."""
-        known = self._of_times.get((start, days))
+    def _statement_of(self, day: date) -> Statement | None:
+        """Return the statement that is prepared for the weeks around a day, if they were read before."""
+        number = (day - date.min).days // DAYS_PREPARED
+        if number not in self._of_weeks:
+            # the server plans a statement several times before it keeps a plan, so a single read is faster without
+            if len(self._of_weeks) < _MOST_PREPARED:
+                self._of_weeks[number] = None
+            return None
+        known = self._of_weeks[number]
         if known is None:
-            ends = {"start": start.isoformat(), "end": (start + timedelta(days=days)).isoformat()}
-            known = Statement(_OF_TIME, fill_in(self._sql["get_older_task"], ends))
-            if len(self._of_times) < _MOST_STATEMENTS:
-                self._of_times[start, days] = known
+            start = date.min + timedelta(days=number * DAYS_PREPARED)
+            ends = {"start": start.isoformat(), "end": (start + timedelta(days=DAYS_PREPARED)).isoformat()}
+            known = Statement("get_older_task", fill_in(self._sql["get_older_task_of_weeks"], ends))
+            self._of_weeks[number] = known
         return known
-
-    @staticmethod
-    def _may_prepare(connection: Connection, statement: Statement) -> bool:
-        """Return whether a statement may be prepared: many of them would take much memory on the server."""
-        if not connection.may_prepare:
-            return False
-        prepared = connection.prepared
-        if statement.name in prepared:
-            return True
-        return sum(name.startswith(_PREFIX) for name in prepared) < _MOST_PREPARED
 
     def get_many(self, connection: Connection, ids: Sequence[str]) -> dict[str, TaskRecord]:
         """Return the records that exist of these tasks."""
