@@ -8,7 +8,7 @@ import pytest
 
 from rootcellar import errors
 from rootcellar.records import ChordPart
-from rootcellar.stores.redis.cluster import slot_of
+from rootcellar.stores.redis.keys import slot_of
 from tests.helpers import new_id, record, wait_until
 from tests.redis.helpers import opened
 from tests.redis_servers import RedisCluster

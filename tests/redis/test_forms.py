@@ -14,7 +14,8 @@ from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores.base import TaskQuery
 from rootcellar.stores.redis import RedisStore, search
 from rootcellar.stores.redis.address import read_address
-from rootcellar.stores.redis.cluster import Cluster, slot_of
+from rootcellar.stores.redis.cluster import Cluster
+from rootcellar.stores.redis.keys import slot_of
 from rootcellar.testing.helpers import begun, part
 from tests.certificates import Authority
 from tests.helpers import record, wait_until

@@ -13,7 +13,7 @@ import pytest
 from rootcellar.errors import StoreError
 from rootcellar.records import TaskRecord
 from rootcellar.stores.redis import RedisStore, notify
-from rootcellar.stores.redis.cluster import slot_of
+from rootcellar.stores.redis.keys import slot_of
 from rootcellar.stores.redis.servers import Servers
 from tests.helpers import new_id, record, wait_until
 from tests.redis.helpers import Inbox, opened

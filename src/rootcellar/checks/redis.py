@@ -19,9 +19,8 @@ from rootcellar.checks.target import Target
 from rootcellar.checks.trial import PREFIX, Trial
 from rootcellar.stores.redis import driver
 from rootcellar.stores.redis.address import Address, read_address
-from rootcellar.stores.redis.cluster import SLOTS
 from rootcellar.stores.redis.connection import RespConnection, ServerError, pack
-from rootcellar.stores.redis.keys import Keys
+from rootcellar.stores.redis.keys import SLOTS, Keys
 from rootcellar.stores.redis.options import pool_size
 from rootcellar.stores.redis.sentinel import Sentinels
 

@@ -36,6 +36,8 @@ SIGN = b'"rootcellar":"1'
 MARK_WIDTH = 1 + 8 + 5 + 15
 _MARK_AT = 1 + len(SIGN)
 _LENGTHS_AT = _MARK_AT + MARK_WIDTH + 1
+_NEVER = b"0" * 15
+_EXPIRY_AT = _MARK_AT + MARK_WIDTH - len(_NEVER)
 
 #: the kinds of a record
 SUCCESS, DONE, UNFINISHED, GROUP, FORGOTTEN = "S", "D", "P", "G", "F"
@@ -131,18 +133,30 @@ def encode_task(record: TaskRecord) -> bytes:
     return _blob(mark, ",".join(fields), _PAYLOADS, payloads)
 
 
-def decode_task(task_id: str, blob: bytes) -> TaskRecord:
+def decode_task(task_id: str, blob: bytes, expires_at: datetime | None = None) -> TaskRecord:
     """Return the record of a blob that rootcellar or Celery wrote.
 
     Any other blob becomes a record with the content type FOREIGN; decoding its result raises an error.
+
+    Args:
+        task_id: the task.
+        blob: its blob.
+        expires_at: when it expires, if the blob does not say that.
     """
     try:
-        return _own_task(task_id, blob) if blob.startswith(SIGN, 1) else _celery_task(task_id, blob)
+        if blob.startswith(SIGN, 1):
+            return _own_task(task_id, blob, expires_at)
+        return _celery_task(task_id, blob, expires_at)
     except FAILURES:
-        return _foreign_task(task_id, blob)
+        return _foreign_task(task_id, blob, expires_at)
 
 
-def _own_task(task_id: str, blob: bytes) -> TaskRecord:
+def has_expiry(blob: bytes) -> bool:
+    """Return whether a blob says when it expires. One that Celery wrote never does."""
+    return blob.startswith(SIGN, 1) and blob[_EXPIRY_AT : _EXPIRY_AT + len(_NEVER)] != _NEVER
+
+
+def _own_task(task_id: str, blob: bytes, default_expiry: datetime | None) -> TaskRecord:
     fields, payloads = _read(blob, _PAYLOADS)
     reader = FieldReader()
     field = fields.get
@@ -162,7 +176,7 @@ def _own_task(task_id: str, blob: bytes) -> TaskRecord:
         state=state,
         traceback=traceback,
         done_at=done_at,
-        expires_at=None if expires_at is None else reader.moment("expires_at", expires_at, _date),
+        expires_at=default_expiry if expires_at is None else reader.moment("expires_at", expires_at, _date),
         sent_at=None if sent_at is None else reader.moment("sent_at", sent_at, _date),
         started_at=None if started_at is None else reader.moment("started_at", started_at, _date),
         failure_group=None if failure_group is None else reader.failure_group(failure_group),
@@ -317,7 +331,7 @@ def _stamps_in_celerys_form(payload: Payload) -> str:
 # -- blobs that Celery wrote
 
 
-def _celery_task(task_id: str, blob: bytes) -> TaskRecord:
+def _celery_task(task_id: str, blob: bytes, expires_at: datetime | None) -> TaskRecord:
     text = blob.decode()
     spans = _value_spans(text)
     reader = FieldReader()
@@ -344,18 +358,20 @@ def _celery_task(task_id: str, blob: bytes) -> TaskRecord:
         kwargs=_payload(text, spans.get("kwargs")),
         children=children,
         stamps=stamps,
+        expires_at=expires_at,
         **texts,
         damage=tuple(reader.damage),
     )
 
 
-def _foreign_task(task_id: str, blob: bytes) -> TaskRecord:
+def _foreign_task(task_id: str, blob: bytes, expires_at: datetime | None) -> TaskRecord:
     """Return the record of an unreadable blob. It counts as ended, so that no client waits, unless it shows a state."""
     shown = _STATUS.search(blob[:256])
     state = shown[1].decode() if shown else "FAILURE"
     is_done = state in ENDS or state in ("REJECTED", "IGNORED")
     result = damaged(blob) if blob.startswith(SIGN, 1) else Payload(blob, FOREIGN, "binary")
-    return TaskRecord(task_id=task_id, state=state, result=result, done_at=NO_DATE if is_done else None)
+    done_at = NO_DATE if is_done else None
+    return TaskRecord(task_id=task_id, state=state, result=result, done_at=done_at, expires_at=expires_at)
 
 
 def _value_spans(text: str) -> dict[str, _Span]:

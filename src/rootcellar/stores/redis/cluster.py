@@ -6,10 +6,10 @@ import contextlib
 import logging
 import random
 import time
-from binascii import crc_hqx
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from functools import partial
+from zlib import crc32
 
 from rootcellar import errors
 from rootcellar.stores.base import StoreOptions
@@ -18,6 +18,7 @@ from rootcellar.stores.redis import driver, mastership
 from rootcellar.stores.redis.address import Address
 from rootcellar.stores.redis.connection import Call, Reply, RespConnection, ServerError, pack
 from rootcellar.stores.redis.driver import Redirected
+from rootcellar.stores.redis.keys import SLOTS, slot_of
 from rootcellar.stores.redis.mastership import Ask, Mastership, Opinion
 from rootcellar.stores.redis.replication import Replication
 from rootcellar.stores.redis.servers import OneServer, Servers
@@ -25,7 +26,6 @@ from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
-SLOTS = 16_384
 #: how many redirections a command follows before it gives up
 _MAX_REDIRECTIONS = 8
 #: seconds between two refreshes of the slots, if a node cannot be reached
@@ -62,6 +62,8 @@ class Cluster(Servers):
         self._nodes: dict[Host, OneServer] = {}
         #: the master of each slot; empty before the first use
         self._masters: list[OneServer | None] = []
+        #: masters, and the text that describes them
+        self._described: tuple[list[OneServer | None] | None, str] = (None, "")
         self._last_refresh = float("-inf")
         self._mastership = Mastership(self._others)
 
@@ -86,6 +88,21 @@ class Cluster(Servers):
                 replies[place] = self.call(*commands[place]) if alone else answer
         return [replies[place] for place in range(len(commands))]
 
+    def run_many(self, calls: Sequence[tuple[bytes, Call]], *, durable: bool = False) -> list[Reply]:
+        replies: dict[int, Reply] = {}
+        for node, places in self._by_node([key for key, _ in calls]):
+            answers: Sequence[Reply]
+            try:
+                answers = node.run_scripts([calls[place][1] for place in places], durable=durable)
+            except errors.StoreUnavailable:
+                answers = [None] * len(places)
+                self._refresh(last=node)
+            for place, answer in zip(places, answers, strict=True):
+                # as in call_many; a script that may have run already must have the same effect again
+                alone = answer is None or isinstance(answer, ServerError)
+                replies[place] = self.run(*calls[place], durable=durable) if alone else answer
+        return [replies[place] for place in range(len(calls))]
+
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         found: dict[int, bytes | None] = {}
         for node, places in self._by_node(keys):
@@ -96,7 +113,9 @@ class Cluster(Servers):
                 answers = [ServerError("")] * len(places)
             for place, answer in zip(places, answers, strict=True):
                 if isinstance(answer, ServerError):
-                    answer = self.call(keys[place], pack(b"GET", keys[place]))
+                    # as MGET answers for another kind of value
+                    is_other_kind = str(answer).startswith("WRONGTYPE")
+                    answer = None if is_other_kind else self.call(keys[place], pack(b"GET", keys[place]))
                 found[place] = answer
         return [found[place] for place in range(len(keys))]
 
@@ -142,6 +161,15 @@ class Cluster(Servers):
 
     def servers(self) -> list[OneServer]:
         return [node for node in dict.fromkeys(self._known_masters()) if node is not None]
+
+    def layout(self, *, now: bool = False) -> str:
+        masters = self._refresh() if now else self._known_masters()
+        described, text = self._described
+        if described is not masters:
+            places = "\n".join("" if node is None else node.address for node in masters)
+            text = f"{crc32(places.encode()):08x}"
+            self._described = masters, text
+        return text
 
     def close(self) -> None:
         for node in list(self._nodes.values()):
@@ -339,11 +367,3 @@ def _is_reached(nodes_reply: bytes, node_id: bytes, now: int) -> bool:
             is_silent = pinged_at != b"0" and now - int(pinged_at) / 1000 > mastership.UNREACHABLE_SECONDS
             return not is_silent and b"fail" not in flags
     return False
-
-
-def slot_of(key: bytes) -> int:
-    """Return the slot of a key: that of its hash tag, if it has one."""
-    start = key.find(b"{")
-    if start >= 0 and (end := key.find(b"}", start + 1)) > start + 1:
-        key = key[start + 1 : end]
-    return crc_hqx(key, 0) % SLOTS

@@ -86,55 +86,56 @@ def ttl_milliseconds(expires_at: datetime | None) -> int:
 _PACKAGE = "rootcellar.stores.redis"
 
 
-def _load(name: str, *shared: str) -> Script:
+def load(name: str, *shared: str) -> Script:
+    """Return the script of a file in ``lua/``, after the files that it shares with others."""
     folder = resources.files(_PACKAGE).joinpath("lua")
     texts = [folder.joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in (*shared, name)]
     return Script(name, "\n".join(texts))
 
 
-PUT = _load("put", "tasks")
+PUT = load("put", "tasks")
 
 
-PUT_PART = _load("put_part", "tasks", "chords")
+PUT_PART = load("put_part", "tasks", "chords")
 
 
-REPLACE = _load("replace")
+REPLACE = load("replace")
 
 
-EXPIRE = _load("expire", "tasks")
+EXPIRE = load("expire", "tasks")
 
 
-COUNT_PART = _load("count_part", "chords")
+COUNT_PART = load("count_part", "chords")
 
 
-BEGIN_CHORD = _load("begin_chord", "chords")
+BEGIN_CHORD = load("begin_chord", "chords")
 
 
-SIZE_CHORD = _load("size_chord", "chords")
+SIZE_CHORD = load("size_chord", "chords")
 
 
-CLAIM_CHORD = _load("claim_chord", "chords")
+CLAIM_CHORD = load("claim_chord", "chords")
 
 
-FINISH_CHORD = _load("finish_chord", "chords")
+FINISH_CHORD = load("finish_chord", "chords")
 
 
-ORPHANED_CHORDS = _load("orphaned_chords", "chords")
+ORPHANED_CHORDS = load("orphaned_chords", "chords")
 
 
-PUT_JOURNALED = _load("put_journaled", "tasks", "journal")
+PUT_JOURNALED = load("put_journaled", "tasks", "journal")
 
 
-PUT_PART_JOURNALED = _load("put_part_journaled", "tasks", "journal", "chords")
+PUT_PART_JOURNALED = load("put_part_journaled", "tasks", "journal", "chords")
 
 
-PUT_SENT_JOURNALED = _load("put_sent_journaled", "journal")
+PUT_SENT_JOURNALED = load("put_sent_journaled", "journal")
 
 
-FORGET_JOURNALED = _load("forget_journaled", "journal")
+FORGET_JOURNALED = load("forget_journaled", "journal")
 
 
-REMOVE_MOVED = _load("remove_moved", "tasks")
+REMOVE_MOVED = load("remove_moved", "tasks")
 
 
-RELEASE = _load("release")
+RELEASE = load("release")

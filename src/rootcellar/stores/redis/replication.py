@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 
 from rootcellar.errors import StoreUnavailable
 from rootcellar.stores.base import StoreOptions
@@ -103,6 +104,21 @@ class Replication:
         if not self._record_reply(connection, waited):
             self._require_master(connection, _ASK_NOW_SECONDS)
         return reply
+
+    def run_all(self, connection: RespConnection, commands: Sequence[bytes]) -> list[Reply]:
+        """Send commands together; return their replies when enough replicas have all changes.
+
+        An error of a single command is among the replies. Raises what :meth:`run` raises.
+        """
+        if not self._check_replicas(connection):
+            replies = connection.call_all(commands)
+            if self._mastership is not None:
+                self._require_master(connection, ASK_SECONDS)
+            return replies
+        *replies, waited = connection.call_all([*commands, self._command])
+        if not self._record_reply(connection, waited):
+            self._require_master(connection, _ASK_NOW_SECONDS)
+        return replies
 
     @property
     def has_others(self) -> bool:

@@ -56,8 +56,15 @@ class Servers(ABC):
         """Send commands together, each to the server that has its key; return the replies in order."""
 
     @abstractmethod
+    def run_many(self, calls: Sequence[tuple[bytes, Call]], *, durable: bool = False) -> list[Reply]:
+        """Run scripts together, each on the server that has its key; return the replies in order.
+
+        With ``durable``, wait until the replicas have all changes.
+        """
+
+    @abstractmethod
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Return the values of strings, in as few round trips as possible."""
+        """Return the values of strings, in as few round trips as possible; ``None`` for other kinds of values."""
 
     def by_server(self, keys: Sequence[bytes]) -> list[tuple[Hashable, list[int]]]:
         """Return the servers that have the keys, each with the indexes of its keys in ``keys``."""
@@ -82,6 +89,10 @@ class Servers(ABC):
     @abstractmethod
     def servers(self) -> list[OneServer]:
         """Return each server that keeps keys, as far as it is known."""
+
+    def layout(self, *, now: bool = False) -> str:
+        """Return a text that changes when keys move to other servers; with ``now``, after asking the servers."""
+        return ""
 
     @abstractmethod
     def close(self) -> None:
@@ -113,7 +124,7 @@ class OneServer(Servers):
     ) -> None:
         super().__init__()
         self._connect = connect
-        self._where = where
+        self.where = self._where = where
         self._may_evict = options.holds_copies
         self.host, self.port = host, port
         self._replication = replication
@@ -221,6 +232,33 @@ class OneServer(Servers):
         except driver.FAILURES as exc:
             return self._retry(exc, lambda connection: connection.call_all(commands))  # type: ignore[no-any-return]
 
+    def run_many(self, calls: Sequence[tuple[bytes, Call]], *, durable: bool = False) -> list[Reply]:
+        replies: list[Reply] = []
+        for start in range(0, len(calls), MAX_PIPELINE):
+            replies += self.run_scripts([call for _, call in calls[start : start + MAX_PIPELINE]], durable=durable)
+        for reply in replies:
+            if type(reply) is ServerError:
+                raise self._failed(reply) from reply
+        return replies
+
+    def run_scripts(self, calls: Sequence[Call], *, durable: bool = False) -> list[Reply]:
+        """Run scripts together; an error among the replies is returned, not raised."""
+        replies = self._change_many([call.packed for call in calls], durable)
+        unknown = [place for place, reply in enumerate(replies) if is_unknown_script(reply)]
+        if unknown:
+            # after the first call, which has the text, the server knows the script
+            first, *others = unknown
+            again = [calls[first].in_full(), *(calls[place].packed for place in others)]
+            for place, reply in zip(unknown, self._change_many(again, durable), strict=True):
+                replies[place] = reply
+        return replies
+
+    def _change_many(self, commands: Sequence[bytes], durable: bool) -> list[Reply]:
+        if not durable:
+            return self.send_many(commands)
+        replies: list[Reply] = self._change(lambda connection: self._replication.run_all(connection, commands))
+        return replies
+
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         found: list[bytes | None] = []
         for start in range(0, len(keys), MAX_PIPELINE):
@@ -279,9 +317,14 @@ def run_on(connection: RespConnection, call: Call, replication: Replication | No
     try:
         return _run(connection, call.packed, replication)
     except ServerError as exc:
-        if not str(exc).startswith("NOSCRIPT"):
+        if not is_unknown_script(exc):
             raise
         return _run(connection, call.in_full(), replication)
+
+
+def is_unknown_script(reply: Reply) -> bool:
+    """Return whether a reply says that the server does not know the script."""
+    return type(reply) is ServerError and str(reply).startswith("NOSCRIPT")
 
 
 def _run(connection: RespConnection, packed: bytes, replication: Replication | None) -> Reply:

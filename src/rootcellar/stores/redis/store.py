@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any, TypeVar, cast
 
 from rootcellar.errors import StoreUnavailable
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
@@ -14,6 +15,7 @@ from rootcellar.stores.framing import claimant
 from rootcellar.stores.journal import Journal
 from rootcellar.stores.layouts import json_blob
 from rootcellar.stores.measures import MemoryUse
+from rootcellar.stores.mirroring import Mirrored
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.redis import chords, commands, driver
 from rootcellar.stores.redis.address import Address, read_address
@@ -28,8 +30,12 @@ from rootcellar.stores.redis.notify import ListeningWatcher
 from rootcellar.stores.redis.replication import Replication
 from rootcellar.stores.redis.search import Scanner, query_all
 from rootcellar.stores.redis.servers import OneServer, Servers
+from rootcellar.stores.shared_values import SharesValues
+from rootcellar.stores.streaming import Streamed
 from rootcellar.stores.watching import Fetch, Watcher
 from rootcellar.support.forking import PerProcess
+
+A = TypeVar("A")
 
 #: how long a finished chord refuses late parts
 REMEMBERED = timedelta(days=1)
@@ -52,12 +58,33 @@ class RedisStore(Store):
         self._scanner = Scanner(self._servers, self._keys)
         self._task_commands = TaskCommands(self._servers.message, self.where)
         self._has_journal = False
+        self._abilities: Mapping[type[Any], object] = {}
         self._fetch: Fetch = self.get_many
         self._watchers = PerProcess(self._new_watcher)
 
     @property
     def where(self) -> str:
         return self._address.where
+
+    def ability(self, protocol: type[A]) -> A | None:
+        """Return an ability, or ``None``. With a journal, a store cannot be migrated: not all records are its own."""
+        if protocol in (Mirrored, Streamed, SharesValues):
+            return None if self._has_journal else self._migrating(protocol)
+        return super().ability(protocol)
+
+    def _migrating(self, protocol: type[A]) -> A:
+        """Return an ability that only a migration needs. It is imported here, because most processes do not use it."""
+        if protocol not in self._abilities:
+            from rootcellar.stores.redis.mirroring import RedisMirror
+            from rootcellar.stores.redis.shared_values import RedisSharedValues
+            from rootcellar.stores.redis.streaming import RedisStream
+
+            self._abilities = {
+                Mirrored: RedisMirror(self._servers, self._keys, _merged_with, self.where),
+                Streamed: RedisStream(self._servers, self._keys, self._address.db, self.where),
+                SharesValues: RedisSharedValues(self._servers, self._keys),
+            }
+        return cast("A", self._abilities[protocol])
 
     # -- tasks
 
