@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from typing import TypeVar, cast
 
 from rootcellar.errors import PermissionDenied, RootcellarError, StoreUnavailable
 from rootcellar.records import ChordPart, Stored, TaskRecord
@@ -27,14 +28,20 @@ from rootcellar.stores.holding import Removed
 from rootcellar.stores.hybrid.cache import Cache
 from rootcellar.stores.hybrid.exactness import survives_round_trip
 from rootcellar.stores.hybrid.forwarding import ForwardingStore
+from rootcellar.stores.hybrid.mirroring import ThroughMirror
 from rootcellar.stores.hybrid.settings import read_settings
 from rootcellar.stores.journal import KeepsJournal
+from rootcellar.stores.mirroring import Mirrored
 from rootcellar.stores.search import Condition
+from rootcellar.stores.shared_values import SharesValues
+from rootcellar.stores.streaming import Streamed
 from rootcellar.stores.watching import PollingWatcher, Watcher
 from rootcellar.support.forking import PerProcess
 from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
+
+A = TypeVar("A")
 
 #: the most copies that one call of get_many makes; the other records are copied by a later read
 MAX_COPIES = 200
@@ -61,6 +68,15 @@ class HybridStore(ForwardingStore):
 
     def parts(self) -> tuple[Store, ...]:
         return self.durable, self._cache_store
+
+    def ability(self, protocol: type[A]) -> A | None:
+        """Return an ability, or ``None``. Those that a migration needs are those of the durable store."""
+        if protocol is Mirrored:
+            mirrored = self.durable.ability(Mirrored)
+            return None if mirrored is None else cast("A", ThroughMirror(mirrored, self.cache))
+        if protocol in (Streamed, SharesValues):
+            return self.durable.ability(protocol)
+        return super().ability(protocol)
 
     # -- tasks
 

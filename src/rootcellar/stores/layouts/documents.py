@@ -46,6 +46,8 @@ _DATES = {"date_sent": "sent_at", "date_started": "started_at"}
 _DESCRIBED = ("content_type", "content_encoding", "compression", "key_id")
 _STATE_DATES = {"date_done": "done_at", "expires_at": "expires_at"}
 _VALUES = ("args", "kwargs", "children")
+#: the most characters of a value in a filter
+_LARGEST_IN_FILTER = 1 << 20
 #: values that nest deeper are shown as text, because servers refuse documents that nest deeper than 100
 _DEEPEST = 50
 
@@ -81,6 +83,52 @@ def task_update(record: TaskRecord) -> tuple[dict[str, Any], dict[str, Any]]:
         update[f"{OURS}.stamps"] = frame(record.stamps)
     # Celery reads this field without a check that it exists
     return update, {} if "children" in update else {"children": []}
+
+
+def whole_update(record: TaskRecord) -> dict[str, Any]:
+    """Return the update with which no field of an earlier record stays, but the notes of a chord's parts."""
+    update, on_insert = task_update(record)
+    update |= on_insert
+    unset = [field for field, name in {**_TEXTS, **_DATES}.items() if getattr(record, name) is None]
+    unset += [f"{OURS}.{field}" for field, name in _DATES.items() if getattr(record, name) is None]
+    unset += [name for name in _NUMBERS if getattr(record, name) is None]
+    unset += [
+        field for name in ("args", "kwargs") if getattr(record, name) is None for field in (name, f"{OURS}.{name}")
+    ]
+    unset += [f"{OURS}.{name}" for name in ("children", "stamps") if f"{OURS}.{name}" not in update]
+    return {"$set": update, **({"$unset": dict.fromkeys(unset, "")} if unset else {})}
+
+
+def insertion(record: TaskRecord) -> dict[str, Any]:
+    """Return the update that stores a record only if there is no document."""
+    update, on_insert = task_update(record)
+    return {"$setOnInsert": {**update, **on_insert}}
+
+
+def same_result(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the filter for a document that still has this state and result."""
+    found = document.get(OURS)
+    ours: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+    same = {name: document.get(name) for name in ("_id", "status", "traceback", "date_done", "result")}
+    if isinstance(found, Mapping) or found is None:
+        same |= {f"{OURS}.{name}": ours.get(name) for name in ("date_done", "result")}
+    return _without_large(same)
+
+
+def same_written(record: TaskRecord) -> dict[str, Any]:
+    """Return the filter for a document that still has the state and result that were just written."""
+    update, _ = task_update(record)
+    names = ("status", "traceback", "date_done", "result", f"{OURS}.date_done", f"{OURS}.result")
+    return _without_large({"_id": record.task_id, **{name: update[name] for name in names}})
+
+
+def _without_large(same: dict[str, Any]) -> dict[str, Any]:
+    """Return a filter without values that are too large for one: a filter has at most 16 MB."""
+    return {
+        name: value
+        for name, value in same.items()
+        if not isinstance(value, (str, bytes)) or len(value) <= _LARGEST_IN_FILTER
+    }
 
 
 def task_record(document: Mapping[str, Any]) -> TaskRecord:

@@ -7,12 +7,11 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from bson.codec_options import CodecOptions, DatetimeConversion
 from pymongo import UpdateOne, WriteConcern
 from pymongo.collection import Collection
-from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure, WriteError
+from pymongo.errors import BulkWriteError, DuplicateKeyError, OperationFailure
 
 from rootcellar.records import (
     NO_DATE,
@@ -28,14 +27,20 @@ from rootcellar.stores.base import DELETE_BATCH, Store, StoreOptions, TaskQuery
 from rootcellar.stores.framing import kept_result
 from rootcellar.stores.layouts import documents
 from rootcellar.stores.measures import Activity, TableSize
+from rootcellar.stores.mirroring import Mirrored
 from rootcellar.stores.mongodb import driver
-from rootcellar.stores.mongodb.chords import NOTED, ChordDocuments, indexes, note_of
+from rootcellar.stores.mongodb.chords import indexes
+from rootcellar.stores.mongodb.collections import Collections
 from rootcellar.stores.mongodb.driver import Document
+from rootcellar.stores.mongodb.writing import DUPLICATE, write
 from rootcellar.stores.pool import ConnectionPool
+from rootcellar.stores.shared_values import SharesValues
+from rootcellar.stores.streaming import Streamed
 from rootcellar.text.escaping import visible_logs
 
 logger = visible_logs(logging.getLogger(__name__))
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 #: indexes: collection, field, options
@@ -45,32 +50,8 @@ _INDEXES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("task", "expires_at", {"expireAfterSeconds": 0}),
     ("group", "expires_at", {"expireAfterSeconds": 0}),
 )
-#: the error code for setting a field in a value that is not a document
-_NO_DOCUMENT = 28
-_DAMAGED: Document = {documents.OURS: {"$exists": True, "$not": {"$type": "object"}}}
-#: the error code for a document whose id is stored already
-_DUPLICATE = 11000
 #: the error codes for another index of the same name or on the same field
 _INDEX_CONFLICTS = (85, 86)
-
-
-def _options(client: driver.Client) -> CodecOptions[Document]:
-    """Return how documents are read: a date or a text that Python cannot store must not make a whole read fail."""
-    return client.codec_options.with_options(
-        datetime_conversion=DatetimeConversion.DATETIME_CLAMP, unicode_decode_error_handler="surrogateescape"
-    )
-
-
-class _Collections:
-    """The collections, through one client."""
-
-    def __init__(self, client: driver.Client, settings: driver.Settings) -> None:
-        database = client.get_database(settings.database, codec_options=_options(client))
-        self.task: Collection[Document] = database[settings.task_collection]
-        self.group: Collection[Document] = database[settings.group_collection]
-        self.chord: Collection[Document] = database[f"{settings.task_collection}_chords"]
-        self.part: Collection[Document] = database[f"{settings.task_collection}_parts"]
-        self.chords = ChordDocuments(self.chord, self.part, self.task)
 
 
 class MongoStore(Store):
@@ -88,14 +69,30 @@ class MongoStore(Store):
     def where(self) -> str:
         return self._settings.where
 
+    def ability(self, protocol: type[A]) -> A | None:
+        """Return an ability, or ``None``. Those that only a migration needs are imported when they are used."""
+        if protocol is Mirrored:
+            from rootcellar.stores.mongodb.mirroring import MongoMirror
+
+            return cast("A", MongoMirror(self._run, self.options.create_tables, self.where))
+        if protocol is Streamed:
+            from rootcellar.stores.mongodb.streaming import MongoStream
+
+            return cast("A", MongoStream(self._run))
+        if protocol is SharesValues:
+            from rootcellar.stores.mongodb.shared_values import MongoSharedValues
+
+            return cast("A", MongoSharedValues(self._run))
+        return super().ability(protocol)
+
     # -- tasks
 
     def put(
         self, record: TaskRecord, part: ChordPart | None = None, *, lease: float = 30.0, durable: bool = True
     ) -> Stored:
-        def work(at: _Collections) -> Stored:
+        def work(at: Collections) -> Stored:
             tasks = at.task if durable else at.task.with_options(write_concern=WriteConcern(w=1, j=False))
-            written = _write(tasks, record, part)
+            written = write(tasks, record, part)
             if part is None:
                 return Stored(written=written)
             progress = at.chords.count(replace(part, result=kept_result(part, record)), lease)
@@ -106,14 +103,14 @@ class MongoStore(Store):
 
     def put_sent(self, records: Sequence[TaskRecord]) -> None:
         """See :class:`~rootcellar.stores.base.RecordsSent`."""
-        insertions = [_insertion(record) for record in records]
+        insertions = [UpdateOne({"_id": one.task_id}, documents.insertion(one), upsert=True) for one in records]
 
-        def work(at: _Collections) -> None:
+        def work(at: Collections) -> None:
             try:
                 at.task.bulk_write(insertions, ordered=False)
             except BulkWriteError as exc:
                 # another process stored one of them between the search and the insertion
-                if any(error["code"] != _DUPLICATE for error in exc.details["writeErrors"]):
+                if any(error["code"] != DUPLICATE for error in exc.details["writeErrors"]):
                     raise
 
         if insertions:
@@ -128,7 +125,7 @@ class MongoStore(Store):
     def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
         ids = documents.findable(task_ids)
 
-        def work(at: _Collections) -> list[Document]:
+        def work(at: Collections) -> list[Document]:
             return [found for some in documents.chunks(ids) for found in at.task.find({"_id": {"$in": some}})]
 
         return {found["_id"]: documents.task_record(found) for found in self._run(work)}
@@ -136,7 +133,7 @@ class MongoStore(Store):
     def delete(self, task_ids: Iterable[str]) -> int:
         ids = documents.findable(task_ids)
 
-        def work(at: _Collections) -> int:
+        def work(at: Collections) -> int:
             count = 0
             for some in documents.chunks(ids):
                 at.chords.count_notes(some)
@@ -148,7 +145,7 @@ class MongoStore(Store):
     def replace(self, old: TaskRecord, new: TaskRecord) -> bool:
         """See :class:`~rootcellar.stores.base.Replaceable`."""
 
-        def work(at: _Collections) -> bool:
+        def work(at: Collections) -> bool:
             found = at.task.find_one({"_id": old.task_id})
             if found is None or documents.task_record(found) != old:
                 return False
@@ -158,7 +155,7 @@ class MongoStore(Store):
         return self._run(work)
 
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
-        def work(at: _Collections) -> list[Document]:
+        def work(at: Collections) -> list[Document]:
             return list(at.task.find({"_id": {"$gt": after or ""}}).sort("_id", 1).limit(limit))
 
         return [documents.task_record(found) for found in self._run(work)]
@@ -168,7 +165,7 @@ class MongoStore(Store):
     def put_group(self, group: GroupRecord) -> None:
         document = documents.group_document(group)
 
-        def work(at: _Collections) -> None:
+        def work(at: Collections) -> None:
             while True:
                 try:
                     at.group.replace_one({"_id": group.group_id}, document, upsert=True)
@@ -229,7 +226,7 @@ class MongoStore(Store):
             pieces = documents.chunks(ids)
             return sum(collection.delete_many({"_id": {"$in": ids}, **expired}).deleted_count for ids in pieces)
 
-        def work(at: _Collections) -> int:
+        def work(at: Collections) -> int:
             some(at.chord)
             some(at.part)
             return some(at.task) + some(at.group)
@@ -241,7 +238,7 @@ class MongoStore(Store):
             return []
         unfinished, finished = _conditions(query)
 
-        def work(at: _Collections) -> list[Document]:
+        def work(at: Collections) -> list[Document]:
             found = list(at.task.find(unfinished).limit(query.limit))
             if len(found) < query.limit:
                 found += at.task.find(finished).sort("date_done", -1).limit(query.limit - len(found))
@@ -265,7 +262,7 @@ class MongoStore(Store):
     def activity(self) -> Activity:
         """See :class:`~rootcellar.stores.measures.Active`."""
 
-        def work(at: _Collections) -> Activity:
+        def work(at: Collections) -> Activity:
             by_state = at.task.aggregate(
                 [{"$match": {"date_done": None}}, {"$group": {"_id": "$status", "count": {"$sum": 1}}}]
             )
@@ -283,21 +280,21 @@ class MongoStore(Store):
     def table_sizes(self) -> Sequence[TableSize]:
         """See :class:`~rootcellar.stores.measures.Sized`."""
 
-        def work(at: _Collections) -> list[TableSize]:
+        def work(at: Collections) -> list[TableSize]:
             return [_size(collection) for collection in (at.task, at.group, at.chord, at.part)]
 
         return self._run(work)
 
     # -- talking to the server
 
-    def _run(self, work: Callable[[_Collections], T]) -> T:
+    def _run(self, work: Callable[[Collections], T]) -> T:
         with self._clients.client() as client, driver.translated(self.where):
-            at = _Collections(client, self._settings)
+            at = Collections(client, self._settings)
             if not self._are_indexes_known:
                 self._make_indexes(at)
             return work(at)
 
-    def _make_indexes(self, at: _Collections) -> None:
+    def _make_indexes(self, at: Collections) -> None:
         if self.options.create_tables:
             for collection, key, how in (*_INDEXES, *indexes()):
                 try:
@@ -309,12 +306,6 @@ class MongoStore(Store):
         self._are_indexes_known = True
 
 
-def _insertion(record: TaskRecord) -> UpdateOne:
-    """Return the operation that stores a record of a task that has none."""
-    update, on_insert = documents.task_update(record)
-    return UpdateOne({"_id": record.task_id}, {"$setOnInsert": {**update, **on_insert}}, upsert=True)
-
-
 def _size(collection: Collection[Document]) -> TableSize:
     found = collection.database.command("collStats", collection.name)
     return TableSize(
@@ -323,40 +314,6 @@ def _size(collection: Collection[Document]) -> TableSize:
         bytes=int(found["storageSize"]),
         index_bytes=int(found["totalIndexSize"]),
     )
-
-
-def _write(tasks: Collection[Document], record: TaskRecord, part: ChordPart | None) -> bool:
-    """Store a state, with a note of its part, unless the stored state must stay; return whether it was stored."""
-    update, on_insert = documents.task_update(record)
-    overwritable: Document = {"_id": record.task_id, "status": {"$ne": "SUCCESS"}}
-    if record.done_at is None:
-        # the RETRY of a run is stored after the next run was sent, and may arrive after the end of that run
-        is_no_later_end = {"retries": {"$not": {"$gt": record.retries or 0}}}
-        overwritable["$or"] = [{"date_done": None}, is_no_later_end]
-    change: Document = {"$set": update, "$setOnInsert": on_insert}
-    if part is not None:
-        # a SUCCESS stays, so the note needs no copy of its result: a document has at most 16 MB
-        noted = part if record.state == "SUCCESS" else replace(part, result=kept_result(part, record))
-        change["$push"] = {NOTED: note_of(noted)}
-    while True:
-        try:
-            tasks.update_one(overwritable, change, upsert=True)
-            return True
-        except DuplicateKeyError:
-            # a stored state must stay, or another process stored one between the search and the insertion
-            if tasks.update_one(overwritable, change).matched_count:
-                return True
-            if tasks.find_one({"_id": record.task_id}, {"_id": 1}):
-                return False
-        except WriteError as exc:
-            if exc.code != _NO_DOCUMENT or not _drop_damaged_subdocument(tasks, record.task_id):
-                raise
-
-
-def _drop_damaged_subdocument(tasks: Collection[Document], task_id: str) -> bool:
-    """Remove the subdocument of rootcellar if it was replaced by another value, in which no field can be set."""
-    drop = {"$unset": {documents.OURS: ""}}
-    return tasks.update_one({"_id": task_id, **_DAMAGED}, drop).matched_count == 1
 
 
 def _conditions(query: TaskQuery) -> tuple[Document, Document]:

@@ -7,11 +7,12 @@ after it was made, also during a migration: a late copy arrives within seconds.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from hashlib import sha1
 
-from rootcellar.errors import StoreUnavailable
+from rootcellar.errors import RecordRefused, StoreUnavailable
 from rootcellar.records import TaskRecord
 from rootcellar.stores.layouts import json_blob
 from rootcellar.stores.mirroring import (
@@ -101,36 +102,44 @@ class RedisMirror:
 
     def copy(self, records: Sequence[TaskRecord], *, newer_wins: bool = False) -> CopyReport:
         """See :class:`~rootcellar.stores.mirroring.Mirrored`. Waiting clients are notified of each record."""
-        answers: dict[str, bytes] = {}
-        left: list[tuple[TaskRecord, bytes]] = [(record, b"") for record in records]
+        refused: dict[str, str] = {}
+        left: list[tuple[TaskRecord, tuple[bytes, int, bytes], bytes]] = []
+        for record in records:
+            try:
+                left.append((record, self._written(record), b""))
+            except RecordRefused as exc:
+                refused[record.task_id] = str(exc)
+        ids: dict[bytes, set[str]] = defaultdict(set)
         for _ in range(_TRIES):
-            calls = [self._copy_call(record, expected, newer_wins) for record, expected in left]
+            calls = [self._copy_call(record, written, expected, newer_wins) for record, written, expected in left]
             replies = self._servers.run_many(calls, durable=True)
-            compared: list[tuple[TaskRecord, bytes]] = []
-            for (record, _), (answer, *stored) in zip(left, replies, strict=True):
+            compared = []
+            for (record, written, _), (answer, *stored) in zip(left, replies, strict=True):
                 if answer != b"compare":
-                    answers[record.task_id] = answer
+                    ids[answer].add(record.task_id)
                 elif may_be_copied(record, self._decoded(record.task_id, stored[0]), newer_wins=newer_wins):
-                    compared.append((record, stored[0]))
+                    compared.append((record, written, stored[0]))
                 else:
-                    answers[record.task_id] = b"kept"
+                    ids[b"kept"].add(record.task_id)
             left = compared
             if not left:
                 break
         else:
             raise self._contention()
-        ids = {answer: [task_id for task_id, one in answers.items() if one == answer] for answer in answers.values()}
         return CopyReport(
-            written=frozenset(ids.get(b"written", ())),
-            kept=frozenset(ids.get(b"kept", ())),
-            buried=frozenset(ids.get(b"buried", ())),
+            written=frozenset(ids[b"written"]),
+            kept=frozenset(ids[b"kept"]),
+            buried=frozenset(ids[b"buried"]),
+            refused=refused,
         )
 
-    def _copy_call(self, record: TaskRecord, expected: bytes, newer_wins: bool) -> tuple[bytes, Call]:
+    def _copy_call(
+        self, record: TaskRecord, written: tuple[bytes, int, bytes], expected: bytes, newer_wins: bool
+    ) -> tuple[bytes, Call]:
         keys = self._pair(record.task_id)
         call = _COPY.call(
             keys,
-            *self._written(record),
+            *written,
             expected,
             int(newer_wins),
             fingerprint(record),

@@ -1,0 +1,105 @@
+"""Reads all tasks and groups of MongoDB, page by page in the order of their ids, and stores groups of another store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pymongo import UpdateOne
+from pymongo.collection import Collection
+from pymongo.errors import BulkWriteError
+
+from rootcellar.errors import PayloadUnreadable
+from rootcellar.records import FOREIGN, NO_DATE, GroupRecord, Payload, TaskRecord
+from rootcellar.stores.fields import text_id
+from rootcellar.stores.layouts import documents
+from rootcellar.stores.mongodb.collections import Collections
+from rootcellar.stores.mongodb.driver import Document
+from rootcellar.stores.mongodb.mirroring import Run
+from rootcellar.stores.mongodb.writing import DUPLICATE
+
+
+class MongoStream:
+    """The ability :class:`~rootcellar.stores.streaming.Streamed` of MongoDB. A cursor is the last id of a page.
+
+    Args:
+        run: calls a function with the collections.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def stream(self, cursor: str | None = None, limit: int = 1_000) -> tuple[Sequence[TaskRecord], str | None]:
+        """See :class:`~rootcellar.stores.streaming.Streamed`."""
+        found = self._run(lambda at: _page(at.task, cursor, limit))
+        return [documents.task_record(document) for document in found], _cursor(found, limit)
+
+    def stream_groups(self, cursor: str | None = None, limit: int = 1_000) -> tuple[Sequence[GroupRecord], str | None]:
+        """See :class:`~rootcellar.stores.streaming.Streamed`. A group that is not JSON is returned as it is stored."""
+        found = self._run(lambda at: _page(at.group, cursor, limit))
+        return [_group(document) for document in found], _cursor(found, limit)
+
+    def copy_groups(self, groups: Sequence[GroupRecord], *, newer_wins: bool = False) -> int:
+        """See :class:`~rootcellar.stores.streaming.Streamed`."""
+        by_id = {group.group_id: group for group in groups}
+
+        def work(at: Collections) -> int:
+            count = _insert(at.group, list(by_id.values()))
+            if newer_wins:
+                for some in documents.chunks(list(by_id)):
+                    for found in list(at.group.find({"_id": {"$in": list(some)}})):
+                        count += _replace_older(at.group, found, by_id[found["_id"]])
+            return count
+
+        return self._run(work) if groups else 0
+
+    def count_roughly(self) -> int:
+        """See :class:`~rootcellar.stores.streaming.Streamed`."""
+        return self._run(lambda at: at.task.estimated_document_count())
+
+    def open_chords(self) -> int:
+        """See :class:`~rootcellar.stores.streaming.Streamed`."""
+        return self._run(lambda at: at.chord.count_documents({"begun": True, "finished_at": None}))
+
+
+def _page(collection: Collection[Document], cursor: str | None, limit: int) -> list[Document]:
+    # an id that is not a text belongs to no task
+    after: Document = {"$gte": ""} if cursor is None else {"$gt": cursor}
+    return list(collection.find({"_id": after}).sort("_id", 1).limit(limit))
+
+
+def _cursor(found: Sequence[Document], limit: int) -> str | None:
+    return str(found[-1]["_id"]) if len(found) == limit else None
+
+
+def _group(document: Document) -> GroupRecord:
+    try:
+        return documents.group_record(document)
+    except PayloadUnreadable:
+        stored = document.get("result")
+        body = stored if isinstance(stored, bytes) else text_id(stored).encode("utf-8", "backslashreplace")
+        return GroupRecord(group_id=document["_id"], result=Payload(body, FOREIGN, "binary"), done_at=NO_DATE)
+
+
+def _insert(collection: Collection[Document], groups: Sequence[GroupRecord]) -> int:
+    """Store groups where there is none; return how many."""
+    insertions = [
+        UpdateOne({"_id": group.group_id}, {"$setOnInsert": documents.group_document(group)}, upsert=True)
+        for group in groups
+    ]
+    try:
+        result: Any = collection.bulk_write(insertions, ordered=False).bulk_api_result
+    except BulkWriteError as exc:
+        result = exc.details
+        # another process stored one of them between the search and the insertion
+        if any(error["code"] != DUPLICATE for error in result["writeErrors"]):
+            raise
+    return len(result["upserted"])
+
+
+def _replace_older(collection: Collection[Document], found: Document, group: GroupRecord) -> bool:
+    """Store a group over an older one that has not changed since it was read; return whether it was stored."""
+    if _group(found).done_at >= group.done_at:
+        return False
+    same = {name: found.get(name) for name in ("_id", "date_done", "result")}
+    return collection.replace_one(same, documents.group_document(group)).matched_count == 1
