@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from bson import Binary
@@ -96,7 +97,7 @@ class MongoMirror:
         report = CopyReport()
         for some in _pieces(records):
             try:
-                found = self._run(lambda at, some=some: _copy(at, some, newer_wins))
+                found = self._run(partial(_copy, records=some, newer_wins=newer_wins))
             except RecordRefused:
                 # the driver refuses all records of a command if it refuses one of them
                 found = self._copy_each(some, newer_wins, refused)
@@ -113,7 +114,7 @@ class MongoMirror:
         buried: set[str] = set()
         for record in records:
             try:
-                found = self._run(lambda at, record=record: _copy(at, [record], newer_wins))
+                found = self._run(partial(_copy, records=[record], newer_wins=newer_wins))
             except RecordRefused as exc:
                 refused[record.task_id] = str(exc)
                 continue
@@ -266,7 +267,12 @@ def _copy(at: Collections, records: Sequence[TaskRecord], newer_wins: bool) -> C
     before = _burials(at.buried, list(by_id))
     buried = {task_id for task_id, record in by_id.items() if is_buried_copy(record, before.get(task_id))}
     new = [record for task_id, record in by_id.items() if task_id not in buried]
-    written = _copy_newer(at.task, new) if newer_wins else _copy_missing(at.task, new)
+    # a SUCCESS replaces all that is none, so nothing need be read
+    direct = [] if newer_wins else [record for record in new if record.state == "SUCCESS"]
+    written = _copy_successes(at.task, direct)
+    written |= _copy_compared(
+        at.task, new if newer_wins else [one for one in new if one.state != "SUCCESS"], newer_wins
+    )
     after = _burials(at.buried, list(written))
     late = [by_id[task_id] for task_id, burial in after.items() if is_buried_copy(by_id[task_id], burial)]
     if late:
@@ -277,56 +283,48 @@ def _copy(at: Collections, records: Sequence[TaskRecord], newer_wins: bool) -> C
     )
 
 
-def _copy_missing(tasks: Collection[Document], records: Sequence[TaskRecord]) -> set[str]:
-    """Store records where there is none, and a SUCCESS where the stored record is none; return what was written."""
+def _copy_successes(tasks: Collection[Document], records: Sequence[TaskRecord]) -> set[str]:
+    """Store each SUCCESS where there is none; return what was written."""
     if not records:
         return set()
+    changes = [
+        UpdateOne({"_id": one.task_id, "status": {"$ne": "SUCCESS"}}, documents.whole_update(one), upsert=True)
+        for one in records
+    ]
+    failed: set[str] = set()
+    damaged: list[TaskRecord] = []
     try:
-        result: Any = tasks.bulk_write([_copying(record) for record in records], ordered=False).bulk_api_result
+        tasks.bulk_write(changes, ordered=False)
     except BulkWriteError as exc:
-        result = exc.details
-        for error in result["writeErrors"]:
-            if error["code"] == NO_DOCUMENT:
-                drop_damaged_subdocument(tasks, records[error["index"]].task_id)
-                return _copy_missing(tasks, records)
-            # a SUCCESS is stored already, or another process stored one of them at this moment
-            if error["code"] != DUPLICATE:
+        for error in exc.details["writeErrors"]:
+            record = records[error["index"]]
+            failed.add(record.task_id)
+            if error["code"] == NO_DOCUMENT and drop_damaged_subdocument(tasks, record.task_id):
+                damaged.append(record)
+            # a SUCCESS is stored already, or another process stored it at this moment
+            elif error["code"] != DUPLICATE:
                 raise
-    inserted = {upserted["_id"] for upserted in result["upserted"]}
-    failed = {records[error["index"]].task_id for error in result["writeErrors"]}
-    return {
-        record.task_id
-        for record in records
-        if record.task_id in inserted or (record.state == "SUCCESS" and record.task_id not in failed)
-    }
+    return {record.task_id for record in records} - failed | _copy_successes(tasks, damaged)
 
 
-def _copying(record: TaskRecord) -> UpdateOne:
-    if record.state != "SUCCESS":
-        return UpdateOne({"_id": record.task_id}, documents.insertion(record), upsert=True)
-    overwritable = {"_id": record.task_id, "status": {"$ne": "SUCCESS"}}
-    return UpdateOne(overwritable, documents.whole_update(record), upsert=True)
-
-
-def _copy_newer(tasks: Collection[Document], records: Sequence[TaskRecord]) -> set[str]:
-    """Store records where there is none or an older one; return what was written."""
+def _copy_compared(tasks: Collection[Document], records: Sequence[TaskRecord], newer_wins: bool) -> set[str]:
+    """Store records where there is none, or one that they may replace; return what was written."""
     written: set[str] = set()
     left = list(records)
     for _ in range(_TRIES):
+        written |= _insert(tasks, left)
+        left = [record for record in left if record.task_id not in written]
         there = _read(tasks, [record.task_id for record in left])
-        new = [record for record in left if record.task_id not in there]
-        inserted = _insert(tasks, new)
-        # another process stored some of them at this moment
-        again = [record for record in new if record.task_id not in inserted]
+        again = []
         for record in left:
             document = there.get(record.task_id)
-            if document is None or not may_be_copied(record, documents.task_record(document), newer_wins=True):
+            stored = None if document is None else documents.task_record(document)
+            if not may_be_copied(record, stored, newer_wins=newer_wins):
                 continue
-            if _replace_same(tasks, document, record):
+            if document is not None and _replace_same(tasks, document, record):
                 written.add(record.task_id)
             else:
                 again.append(record)
-        written |= inserted
         left = again
         if not left:
             break

@@ -8,6 +8,7 @@ from datetime import datetime
 from pymongo import ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
+from rootcellar.stores.fields import clamped
 from rootcellar.stores.mongodb.collections import Collections
 from rootcellar.stores.mongodb.driver import Document
 from rootcellar.stores.mongodb.mirroring import Run
@@ -65,5 +66,5 @@ class MongoSharedValues:
 
     def server_time(self) -> datetime:
         """See :class:`~rootcellar.stores.shared_values.SharesValues`."""
-        found: datetime = self._run(lambda at: at.task.database.command("hello")["localTime"])
-        return found
+        # the reply to a command has dates without a time zone
+        return clamped(self._run(lambda at: at.task.database.command("hello")["localTime"]))

@@ -63,6 +63,7 @@ class RedisMirror:
 
     def __init__(self, servers: Servers, keys: Keys, merge: Merge, where: str) -> None:
         self._servers = servers
+        self._walk = Walk(servers)
         self._keys = keys
         self._merge = merge
         self._where = where
@@ -224,7 +225,7 @@ class RedisMirror:
 
     def burials(self, after: str | None = None, limit: int = 1_000) -> tuple[Sequence[Burial], str | None]:
         """See :class:`~rootcellar.stores.mirroring.Mirrored`."""
-        keys, cursor = Walk(self._servers).page(self._keys.all_burials, after, limit)
+        keys, cursor = self._walk.page(self._keys.all_burials, after, limit)
         return list(self._read(keys).values()), cursor
 
     def burials_of(self, task_ids: Iterable[str]) -> Mapping[str, Burial]:

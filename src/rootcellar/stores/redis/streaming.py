@@ -46,7 +46,7 @@ class RedisStream:
 
     def stream(self, cursor: str | None = None, limit: int = 1_000) -> tuple[Sequence[TaskRecord], str | None]:
         """See :class:`~rootcellar.stores.streaming.Streamed`."""
-        keys, cursor = self._page(self._keys.all_tasks, cursor, limit)
+        keys, cursor = self._walk.page(self._keys.all_tasks, cursor, limit)
         keys = [key for key in keys if self._keys.is_task(key)]
         return [
             json_blob.decode_task(self._keys.task_id(key), blob, expires_at=expires_at)
@@ -56,7 +56,7 @@ class RedisStream:
 
     def stream_groups(self, cursor: str | None = None, limit: int = 1_000) -> tuple[Sequence[GroupRecord], str | None]:
         """See :class:`~rootcellar.stores.streaming.Streamed`. A group that is not JSON is returned as it is stored."""
-        keys, cursor = self._page(self._keys.all_groups, cursor, limit)
+        keys, cursor = self._walk.page(self._keys.all_groups, cursor, limit)
         keys = [key for key in keys if is_group(key)]
         return [
             _group(self._keys.group_id(key), blob, expires_at) for key, blob, expires_at in self._values(keys)
@@ -103,13 +103,6 @@ class RedisStream:
         return len(found)
 
     # -- reading
-
-    def _page(self, pattern: bytes, cursor: str | None, limit: int) -> tuple[list[bytes], str | None]:
-        """Return some keys, each once, and the next cursor. At least one, except at the end."""
-        while True:
-            keys, cursor = self._walk.page(pattern, cursor, limit)
-            if keys or cursor is None:
-                return list(dict.fromkeys(keys)), cursor
 
     def _values(self, keys: Sequence[bytes]) -> list[tuple[bytes, bytes, datetime | None]]:
         """Return the keys that are strings, each with its blob and when it expires, unless the blob says that."""

@@ -43,16 +43,22 @@ class Walk:
         self._servers = servers
 
     def page(self, pattern: bytes, cursor: str | None, limit: int) -> tuple[list[bytes], str | None]:
-        """Return some keys and the next cursor; ``None`` at the end.
+        """Return some keys, each once, and the next cursor; ``None`` at the end. Only the last page may be empty.
 
         Args:
             pattern: the pattern of the keys.
             cursor: what the previous call returned; ``None`` from the beginning.
-            limit: about how many keys the server looks at.
+            limit: about how many keys the server looks at in one step.
 
         Raises:
             ConfigurationError: the cursor is not one of this method.
         """
+        while True:
+            keys, cursor = self._step(pattern, cursor, limit)
+            if keys or cursor is None:
+                return list(dict.fromkeys(keys)), cursor
+
+    def _step(self, pattern: bytes, cursor: str | None, limit: int) -> tuple[list[bytes], str | None]:
         layout = self._servers.layout()
         place = _Place(layout) if cursor is None else _read_place(cursor)
         servers = sorted(self._servers.servers(), key=lambda server: (server.host, server.port))

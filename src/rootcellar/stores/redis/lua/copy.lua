@@ -12,11 +12,15 @@ if head == '' or kind == 'F' then
 end
 -- a blob that Celery wrote has no mark: the caller must read it
 if kind and ARGV[5] ~= '1' then
-    if kind == 'S' or mark_of(ARGV[1]).kind ~= 'S' then
+    local new = mark_of(ARGV[1]).kind
+    if kind == 'S' or (new ~= 'S' and not (new == 'D' and kind == 'P')) then
         return {'kept'}
     end
-    write(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
-    return {'written'}
+    if new == 'S' then
+        write(KEYS[1], ARGV[1], ARGV[2], ARGV[3])
+        return {'written'}
+    end
+    -- a FAILURE over a state that is not done: the caller compares their times
 end
 local whole = redis.call('GET', KEYS[1])
 if ARGV[4] ~= '' and whole == ARGV[4] then
