@@ -55,6 +55,8 @@ WITHOUT_STORE_OPTIONS = {
     *("retention show", "retention explain"),
     # they open two
     *("copy", "import", "verify"),
+    *(f"migrate {name}" for name in ("guide", "plan", "start", "status", "advance", "postpone", "rate", "rollback")),
+    "migrate retire",
 }
 #: the options of a command that opens a store, with their help
 STORE_OPTIONS = {

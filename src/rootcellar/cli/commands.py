@@ -49,6 +49,7 @@ COMMANDS = (
     Entry("copy", "copy:copy", "Copy results into another store or system."),
     Entry("verify", "verify:verify", "Compare all results of two stores, and repair one of them."),
     Entry("import", "import_results:import_results", "Read results from a file or folder of Parquet."),
+    Entry("migrate", "migrate:app", "Move to another store while workers go on, and back."),
     Entry("key", "key:key", "Make a key for encryption or for signatures."),
     Entry("rekey", "rekey:rekey", "Encrypt or sign every stored result under the first key."),
     Entry("drain", "drain:drain", "Move results of write-behind from Redis to PostgreSQL."),

@@ -147,6 +147,18 @@ class Coordinator:
 
     # -- the commands
 
+    def prepare(self) -> State:
+        """Store that the migration begins, if it has not begun; return its state.
+
+        Raises:
+            MigrationRefused: the target has results of something else, or takes part in another migration.
+        """
+        state = self.book.find()
+        if state is not None and not is_over(state):
+            return state
+        self._check_target_is_empty()
+        return self.book.create()
+
     def start(self, *, postponed: str | None = None) -> State:
         """Begin the migration: everything is written to both stores, and everything old is copied and compared.
 
@@ -158,10 +170,7 @@ class Coordinator:
             MigrationUnconfirmed: processes have not confirmed in time.
             MigrationDiffers: the stores differ after the pass.
         """
-        state = self.book.find()
-        if state is None or is_over(state):
-            self._check_target_is_empty()
-            state = self.book.create()
+        state = self.prepare()
         if state.phase > Phase.DUAL or (state.phase is Phase.DUAL and state.direction is Direction.BACK):
             raise self._wrong(state, "it has begun already", "`rootcellar migrate advance` makes the next step")
         with self._lock("starts the migration") as lock:

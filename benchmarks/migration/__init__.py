@@ -1,1 +1,0 @@
-"""What moving results from one store to another costs."""
