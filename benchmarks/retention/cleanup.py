@@ -29,7 +29,7 @@ from benchmarks.history.runs import SECOND, Period, runs
 from benchmarks.machine import machine
 from benchmarks.processes import Other, start
 from benchmarks.retention.sections import RESULTS, write_section
-from rootcellar.maintenance.cleanup import Cleanup, CleanupWork
+from rootcellar.maintenance.cleanup import BATCH, Cleanup, CleanupWork
 from rootcellar.payloads import codec_of
 from rootcellar.stores import open_store
 from rootcellar.stores.expiring import Due
@@ -41,9 +41,8 @@ SECTION = "## Deleting expired results"
 DAYS, KEPT_DAYS = 30, 5
 #: processes that store, and of how many stores one is that of an expired task
 STORING, AGAIN = 4, 200
-BATCH = 5_000
 #: the batch that is compared with the first one
-LATE = 100
+LATE = 2_000
 #: seconds between two looks at who waits for a lock
 LOOK = 0.01
 _WAITS = """
@@ -54,12 +53,13 @@ _SIZE = "SELECT pg_total_relation_size('celery_taskmeta')"
 
 ABOUT = """\
 Written by `python -m benchmarks.retention.cleanup`; no figure by hand. {rows:,} results; {due:,} are due. \
-{storing} processes store {rate:,.0f} results a second each before and during the deletion; of {again} stores, one \
-is that of an expired task that runs again. One DELETE is `DELETE FROM celery_taskmeta WHERE expires_at < now()`, \
-which keeps no counts of what it deletes. The longest wait for a lock is that of any session, looked at 100 times a \
-second. The memory is all of the process that cleans, with Python and its modules. The pages are those of the \
-statement of a batch of {batch:,} rows, by EXPLAIN (ANALYZE, BUFFERS), while a transaction with an older snapshot \
-is open.
+{storing} processes store {rate:,.0f} results a second each, at random moments, before and during the deletion; of \
+{again} stores, one is that of an expired task that runs again. One DELETE is \
+`DELETE FROM celery_taskmeta WHERE expires_at < now()`, which keeps no counts of what it deletes. A checkpoint ends \
+before the stores begin, so both write whole pages to the log again. The longest wait for a lock is that of any \
+session, looked at 100 times a second. The memory is all of the process that cleans, with Python and its modules. The \
+pages are those of the statement of a batch of {batch:,} rows, by EXPLAIN (ANALYZE, BUFFERS), while a transaction \
+with an older snapshot is open.
 """
 
 
@@ -122,7 +122,8 @@ def store_results(parent: Other, url: str, ids: Sequence[str], rate: float, numb
     threading.Thread(target=wait_for_the_end, daemon=True).start()
     began = time.monotonic()
     for count in itertools.count():
-        if stop.wait(max(0.0, began + count / rate - time.monotonic())):
+        # at random moments: at regular ones, a process might meet every batch of the cleanup, or none
+        if stop.wait(max(0.0, began + (count + chosen.random()) / rate - time.monotonic())):
             break
         task_id = chosen.choice(ids) if count % AGAIN == AGAIN - 1 else f"new-{number}-{count}"
         at = time.monotonic()
@@ -201,6 +202,9 @@ def measure(url: str, way: Any, rate: float, quiet: float, warm: float = 2.0) ->
         warm: seconds before that, because the first stores of a process take longer.
     """
     with psycopg.connect(url, autocommit=True) as connection, ExitStack() as stack:
+        # else a checkpoint of the new rows may begin in any phase, and this new server has no segments of its log to
+        # use again, as an older one has: each new one is filled with zeros while stores wait
+        connection.execute("CHECKPOINT")
         before = _number(connection, _SIZE)
         due = "SELECT task_id FROM celery_taskmeta WHERE expires_at < now() ORDER BY random() LIMIT 5000"
         ids = [row[0] for row in connection.execute(due)]
@@ -284,7 +288,7 @@ def pages_with_an_old_snapshot(url: str) -> tuple[int, int, int]:
             if deleted.last is None:
                 return first, last, number
             due = Due(now=due.now, limit=BATCH, after=deleted.last)
-            if number + 1 == LATE or number % 10 == 0:
+            if number + 1 == LATE or number % 100 == 0:
                 last = store.pages(due)
             if number + 1 == LATE:
                 return first, last, LATE

@@ -14,7 +14,15 @@ import pytest
 from rootcellar.errors import StoreError
 from rootcellar.history.filters import Clock
 from rootcellar.history.holds import place_hold
-from rootcellar.maintenance.cleanup import BLOB_JOB, JOB, Cleanup, CleanupConfig, CleanupWork, overdue_since
+from rootcellar.maintenance.cleanup import (
+    BATCH,
+    BLOB_JOB,
+    JOB,
+    Cleanup,
+    CleanupConfig,
+    CleanupWork,
+    overdue_since,
+)
 from rootcellar.maintenance.signals import Signal
 from rootcellar.maintenance.spares import Spares
 from rootcellar.payloads import Codec, codec_of
@@ -97,9 +105,9 @@ def test_chords_that_take_too_long_are_deleted_in_smaller_batches(
     expiring = able(store, Expiring)
     delete, limits = expiring.delete_expired_chords, []
 
-    def slow(moment: datetime, limit: int = 5_000) -> int:
+    def slow(moment: datetime, limit: int = BATCH) -> int:
         limits.append(limit)
-        if limit > 1_000:
+        if limit > BATCH // 5:
             raise DeletionTooSlow("too many chords", where="the table", remedy="wait")
         return delete(moment, limit)
 
@@ -110,7 +118,7 @@ def test_chords_that_take_too_long_are_deleted_in_smaller_batches(
     cleanup = cleanup_of(store)
     cleanup._pause = lambda seconds: None  # type: ignore[method-assign]
     assert cleanup.clean().chords == 1
-    assert limits[:3] == [5_000, 2_500, 1_250]
+    assert limits[:3] == [BATCH, BATCH // 2, BATCH // 4]
     assert store.get_chord(chord.group_id) is None
 
 
@@ -416,6 +424,15 @@ def test_sweep_of_blobs_stays_the_leader_and_ends_with_the_lead(store: Store, tm
     job = able(store, Jobs).jobs()[BLOB_JOB]
     assert job.has_failed
     assert "stopped before its end" in str(job.note)
+
+
+def test_cleanup_pauses_as_its_rate_needs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(Cleanup, "_pause", lambda cleanup, seconds: pauses.append(seconds))
+    put_due(store, 6)
+    assert cleanup_of(store, replace(SMALL, rate=1)).clean().tasks == 6
+    # two batches of three rows, each with three seconds
+    assert sum(pauses) == pytest.approx(6.0, abs=1.0)
 
 
 def test_stop_ends_a_run_after_a_batch_and_the_next_run_goes_on(store: Store) -> None:

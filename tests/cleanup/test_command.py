@@ -55,7 +55,7 @@ def test_command_deletes_and_says_what_stays(url: str, store: Store) -> None:
     put_due(store, 4)
     kept = record(expires_at=now() + timedelta(hours=1))
     store.put(kept)
-    ended = run_here("cleanup", "-b", url, "--batch", "1")
+    ended = run_here("cleanup", "-b", url, "--batch", "1", "--rate", "100000")
     assert ended.status == 0, ended.err
     assert "Deleted 4 expired results. (" in ended.out
     assert "the rules are those of ROOTCELLAR_RETENTION" in ended.err

@@ -9,7 +9,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from rootcellar.errors import PermissionDenied
+from rootcellar.errors import ConfigurationError, PermissionDenied
+from rootcellar.maintenance.cleanup import CleanupConfig
 from rootcellar.maintenance.pace import FIRST_SHARE, LARGEST_SHARE, LONGEST_PAUSE, SLOW, Pace
 from rootcellar.stores import Store, open_store
 from rootcellar.stores.expiring import Replicated
@@ -41,9 +42,27 @@ def test_pause_grows_while_the_server_is_slow_and_shrinks_again() -> None:
     assert pace.pause() == pytest.approx(0.1 * FIRST_SHARE)
 
 
+def test_pause_is_as_long_as_the_rate_needs() -> None:
+    pace = Pace(rate=1_000)
+    pace.note(500, 0.1)
+    assert pace.pause() == pytest.approx(0.4)
+    late = Pace(rate=1_000)
+    late.note(500, 0.49)
+    assert late.pause() == pytest.approx(0.49 * FIRST_SHARE), "the least pause is longer than the rest of its time"
+    slow = Pace(lambda: 600.0, rate=1)
+    slow.note(500, 0.1)
+    assert slow.pause() == pytest.approx(499.9), "longer than the longest pause for replicas"
+
+
+@pytest.mark.parametrize("rate", [0, -1])
+def test_cleanup_refuses_a_rate_at_which_it_would_never_end(rate: int) -> None:
+    with pytest.raises(ConfigurationError, match="rows a second"):
+        CleanupConfig(rate=rate)
+
+
 def test_small_batch_says_nothing_about_the_speed() -> None:
     pace = Pace()
-    pace.note(5_000, 0.1)
+    pace.note(1_000, 0.1)
     pace.note(3, 0.1)
     assert pace.pause() == pytest.approx(0.1 * FIRST_SHARE)
 
@@ -51,7 +70,7 @@ def test_small_batch_says_nothing_about_the_speed() -> None:
 @pytest.mark.parametrize(("lag", "pause"), [(None, 0.015), (0.9, 0.015), (3.0, 3.0), (600.0, LONGEST_PAUSE)])
 def test_replica_that_is_behind_makes_the_pause_longer(lag: float | None, pause: float) -> None:
     pace = Pace(lambda: lag)
-    pace.note(5_000, 0.1)
+    pace.note(1_000, 0.1)
     assert pace.pause() == pytest.approx(pause)
 
 

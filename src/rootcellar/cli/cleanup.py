@@ -14,10 +14,10 @@ from rootcellar.cli.stores import existing_results, load_app
 from rootcellar.cli.table import print_tasks
 from rootcellar.cli.values import json_object
 from rootcellar.maintenance.cleaned import Cleaned, Expected
-from rootcellar.maintenance.cleanup import Cleanup, CleanupConfig, CleanupWork
+from rootcellar.maintenance.cleanup import BATCH, Cleanup, CleanupConfig, CleanupWork
+from rootcellar.maintenance.pace import RATE
 from rootcellar.opening import Results, backend_of
 from rootcellar.retention.rules import VARIABLE
-from rootcellar.stores.base import DELETE_BATCH
 
 EXAMPLES = """\b
 Examples:
@@ -35,16 +35,17 @@ _BY_ITSELF = "The server deletes expired results by itself, and cannot count the
 def cleanup(
     choice: Choice,
     dry_run: DryRunOption = False,
-    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Rows to delete at a time")] = DELETE_BATCH,
+    batch: Annotated[int, typer.Option("--batch", min=1, metavar="N", help="Rows to delete at a time")] = BATCH,
+    rate: Annotated[int, typer.Option("--rate", min=1, metavar="N", help="Rows to delete a second, at most")] = RATE,
     as_json: JsonOption = False,
 ) -> None:
     """Delete expired results, groups and chords, and blobs without a result.
 
     A worker does the same every hour, so this command is for a large backlog, or for a store without workers. It
-    deletes in batches, pauses between them for other clients and for replicas, and uses little memory. Results that a
-    hold keeps stay; so do results that a rule archives, until they are archived. You can interrupt it at any time; run
-    it again, and it deletes the rest. With --app, it also finishes chords whose process died. It does not ask, because
-    these results have expired.
+    deletes in batches, pauses between them for other clients and for replicas, and uses little memory. With a higher
+    --rate it ends sooner, and stores wait longer meanwhile. Results that a hold keeps stay; so do results that a rule
+    archives, until they are archived. You can interrupt it at any time; run it again, and it deletes the rest. With
+    --app, it also finishes chords whose process died. It does not ask, because these results have expired.
 
     Exit status 0 if it was done, 1 after an error, 2 for wrong use.
     """
@@ -52,7 +53,7 @@ def cleanup(
         if not results.conf and not dry_run:
             say_beside(_NO_RULES)
         progress = Progress("results counted" if dry_run else "results deleted")
-        found = Cleanup(_work(choice, results), _config(batch), lambda cleaned: _note(progress, cleaned))
+        found = Cleanup(_work(choice, results), _config(batch, rate), lambda cleaned: _note(progress, cleaned))
         if dry_run:
             _show_expected(found.expected(), results.store.where, as_json)
             return
@@ -63,8 +64,8 @@ def cleanup(
     say(f"{cleaned.sentence()} ({cleaned.seconds:,.1f} s)")
 
 
-def _config(batch: int) -> CleanupConfig:
-    return CleanupConfig(batch=batch, least_batch=min(batch, CleanupConfig().least_batch))
+def _config(batch: int, rate: int) -> CleanupConfig:
+    return CleanupConfig(batch=batch, rate=rate, least_batch=min(batch, CleanupConfig().least_batch))
 
 
 def _work(choice: Choice, results: Results) -> CleanupWork:

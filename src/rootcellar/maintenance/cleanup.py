@@ -15,11 +15,11 @@ from typing import Any, TypeAlias
 
 from celery.utils.log import get_logger
 
-from rootcellar.errors import PermissionDenied, RootcellarError
+from rootcellar.errors import ConfigurationError, PermissionDenied, RootcellarError
 from rootcellar.maintenance.batches import BatchSize
 from rootcellar.maintenance.burials import forget_old_burials
 from rootcellar.maintenance.cleaned import Cleaned, Expected
-from rootcellar.maintenance.pace import Pace
+from rootcellar.maintenance.pace import RATE, Pace
 from rootcellar.maintenance.service import Retries, Service, check_seconds
 from rootcellar.maintenance.spares import Spares
 from rootcellar.payloads import Codec
@@ -27,7 +27,7 @@ from rootcellar.payloads.settings import value_of
 from rootcellar.records import TaskRecord
 from rootcellar.retention.on_record import archived_by_any, put_on_record_or_log, rules_on_record
 from rootcellar.retention.policy import Retention, read_retention
-from rootcellar.stores.base import DELETE_BATCH, Store
+from rootcellar.stores.base import Store
 from rootcellar.stores.expiring import Due, Expiring, Place, Replicated
 from rootcellar.stores.jobs import Job, Jobs, note_sizes, recorded
 from rootcellar.stores.journal import KeepsRefused
@@ -38,6 +38,8 @@ logger = visible_logs(get_logger(__name__))
 
 #: the names of the jobs on record
 JOB, BLOB_JOB = "cleanup", "blob sweep"
+#: the most rows of a batch. A store that commits during a batch waits until the log of the whole batch is on disk
+BATCH = 250
 #: seconds between two sweeps of the blobs, which read the names of all blobs
 BLOB_INTERVAL = 86_400.0
 #: seconds after which a sweep of the blobs that has not ended is begun again: its process was killed
@@ -62,18 +64,21 @@ class CleanupConfig:
         cleanup_interval: seconds between two cleanups, by whatever process.
         first_pause: the most seconds from the start of a worker to its first look whether it is time.
         batch: the most rows of a batch.
+        rate: the most rows a second.
         least_batch: its size after three time-outs in a row.
         timeout: seconds after which a batch is given up.
         longest_timeout: the same for a batch of the smallest size: a very slow server still makes progress.
 
     Raises:
-        ConfigurationError: a time is not a number of seconds, or ``least_batch`` is not from 1 to ``batch``.
+        ConfigurationError: a time is not a number of seconds, ``least_batch`` is not from 1 to ``batch``, or
+            ``rate`` is less than 1.
     """
 
     cleanup_interval: float = 3_600.0
     first_pause: float = 60.0
-    batch: int = DELETE_BATCH
-    least_batch: int = 500
+    batch: int = BATCH
+    rate: int = RATE
+    least_batch: int = 50
     timeout: float = 10.0
     longest_timeout: float = 60.0
 
@@ -83,6 +88,12 @@ class CleanupConfig:
         check_seconds(self.timeout, "timeout", least=0.001)
         check_seconds(self.longest_timeout, "longest_timeout", least=0.001)
         self.batch_size()
+        if self.rate < 1:
+            raise ConfigurationError(
+                f"a cleanup deletes at most {self.rate!r} rows a second",
+                where="rate",
+                remedy="give a number of at least 1",
+            )
 
     def batch_size(self) -> BatchSize:
         """Return the size of a batch, which shrinks and grows."""
@@ -377,7 +388,7 @@ class _OtherStore:
 
     def run(self) -> None:
         size = self._cleanup._config.batch_size()
-        pace = Pace()
+        pace = Pace(rate=self._cleanup._config.rate)
         self._cleanup.run_in_batches(size, lambda limit: self._batch(limit, pace), pause=pace.pause, tries=TRIES)
         self._cleanup._go_on()
 
@@ -419,7 +430,7 @@ class _Rows:
 
     def run(self) -> None:
         """Delete tasks and groups in batches, then chords."""
-        chords = BatchSize(DELETE_BATCH, _LEAST_CHORDS)
+        chords = BatchSize(BATCH, _LEAST_CHORDS)
         batches = ((self._tasks, self._size), (self._groups, self._size), (self._adopted, self._size))
         for batch, size in (*batches, (self._chords, chords)):
             # rows of another kind may take longer
@@ -431,7 +442,8 @@ class _Rows:
 
     def _new_pace(self) -> Pace:
         replicated = self._work.store.ability(Replicated)
-        return Pace() if replicated is None else Pace(replicated.replica_lag)
+        rate = self._config.rate
+        return Pace(rate=rate) if replicated is None else Pace(replicated.replica_lag, rate)
 
     def _timed(self, batch: Callable[[int], int]) -> Callable[[int], int]:
         def work(limit: int) -> int:
@@ -484,7 +496,7 @@ class _Rows:
         found = self._expiring.expired(replace(unread, spared=self._archiving, wanted=doubtful, with_values=False))
         ids = [record.task_id for record in found]
         count = 0
-        pace = Pace()
+        pace = Pace(rate=self._config.rate)
         for start in range(0, len(ids), _READ_AT_ONCE):
             began = time.monotonic()
             some = OneOf("task_id", tuple(ids[start : start + _READ_AT_ONCE]))

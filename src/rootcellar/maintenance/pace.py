@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-#: the pause after a batch, as a part of the time that the batch took: at first, and at most
+#: the most rows a second, so that processors, disk and log of the server are free for its clients most of the time
+RATE = 25_000
+#: the least pause after a batch, as a part of the time that the batch took: at first, and at most
 FIRST_SHARE, LARGEST_SHARE = 0.15, 4.0
 #: a batch is slow if a row takes this many times as long as in the fastest batch
 SLOW = 3.0
 #: a batch of fewer rows says nothing about the speed
 LEAST_ROWS = 100
-#: the most seconds that replicas may be behind without a longer pause, and the longest pause
+#: the most seconds that replicas may be behind without a longer pause, and the longest pause for them or a slow server
 LARGEST_LAG, LONGEST_PAUSE = 1.0, 10.0
 
 
@@ -19,17 +21,28 @@ class Pace:
 
     Args:
         lag: returns how many seconds the slowest replica is behind; ``None`` if that is not known.
+        rate: the most rows a second.
     """
 
-    def __init__(self, lag: Callable[[], float | None] = lambda: None) -> None:
+    def __init__(self, lag: Callable[[], float | None] = lambda: None, rate: int = RATE) -> None:
         self._lag = lag
+        self._rate = rate
         self._share = FIRST_SHARE
         self._fastest = float("inf")
         self._seconds = 0.0
+        self._rows = 0
 
     def note(self, rows: int, seconds: float) -> None:
-        """Note how long a batch took. After a slow one, the pauses are twice as long; after another, half as long."""
+        """Note how long a batch took.
+
+        After a slow one, the least pause is twice as long; after another, half as long.
+
+        Args:
+            rows: the rows of the batch.
+            seconds: how long it took.
+        """
         self._seconds = seconds
+        self._rows = rows
         if rows < LEAST_ROWS:
             return
         each = seconds / rows
@@ -41,4 +54,5 @@ class Pace:
         """Return the seconds to wait before the next batch."""
         lag = self._lag() or 0.0
         behind = lag if lag > LARGEST_LAG else 0.0
-        return min(LONGEST_PAUSE, max(self._seconds * self._share, behind))
+        early = self._rows / self._rate - self._seconds
+        return max(early, min(LONGEST_PAUSE, max(self._seconds * self._share, behind)))
