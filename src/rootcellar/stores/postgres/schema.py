@@ -12,7 +12,7 @@ from typing import Any
 
 from rootcellar.stores.base import SchemaStatus, StoreOptions
 from rootcellar.stores.postgres.driver import Connection, psycopg
-from rootcellar.stores.sql import counting, retention_tables
+from rootcellar.stores.sql import counting, migration_tables, retention_tables
 from rootcellar.stores.sql.celery_tables import ADOPTED_SUFFIX, Adopted
 from rootcellar.stores.sql.grants import Role, on_tables, rights_of
 from rootcellar.stores.sql.schema import Run, SqlSchema
@@ -30,7 +30,7 @@ from rootcellar.text.escaping import visible_logs
 _PACKAGE = "rootcellar.stores.postgres"
 MIGRATIONS = (
     *("001_results.sql", "002_chords.sql", "003_waiting.sql", "004_history.sql", "005_statistics.sql"),
-    "006_retention.sql",
+    *("006_retention.sql", "007_migration.sql"),
 )
 #: the number of the first steps whose indexes were created with their tables
 WITHOUT_LATER_INDEXES = 3
@@ -63,10 +63,10 @@ def table_names(options: StoreOptions) -> dict[str, str]:
     names.update(
         {
             key: qualified(schema, derived(task, suffix))
-            for key, suffix in (counting.TABLES | retention_tables.TABLES).items()
+            for key, suffix in (counting.TABLES | retention_tables.TABLES | migration_tables.TABLES).items()
         }
     )
-    indexes = counting.INDEXES | retention_tables.INDEXES
+    indexes = counting.INDEXES | retention_tables.INDEXES | migration_tables.INDEXES
     names.update({key: quote_identifier(derived(task, suffix)) for key, suffix in indexes.items()})
     names["group_expires_index"] = quote_identifier(derived(options.group_table, "_expires_idx"))
     names["chord_open_index"] = quote_identifier(derived(task, "_chord_open_idx"))
