@@ -25,3 +25,12 @@ SELECT count(*) FROM {old_task} WHERE date_done < %(done_before)s
 
 -- count_expired_adopted_groups: count Celery's groups that have expired
 SELECT count(*) FROM {old_group} WHERE date_done < %(done_before)s
+
+-- walk_adopted_tasks: read the next tasks from the table that Celery made
+SELECT * FROM {old_task} WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
+
+-- walk_adopted_groups: read the next groups from the table that Celery made
+SELECT * FROM {old_group} WHERE id > %(after)s ORDER BY id LIMIT %(limit)s
+
+-- count_adopted_roughly: count how many tasks Celery has stored at most
+SELECT max(id) - min(id) + 1 FROM {old_task}

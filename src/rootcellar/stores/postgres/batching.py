@@ -22,6 +22,7 @@ from rootcellar.stores.postgres.pipeline import (
     Statement,
     Values,
     read_bool,
+    received,
     row_of,
     rows_of,
     run,
@@ -82,7 +83,7 @@ class Batch:
         pipeline = Pipeline(self._connection)
         pipeline.send(BEGIN)
         pipeline.send(self._statements.begin, self._statements.begin.values({"task": self._statements.table}))
-        _, found = _receive(pipeline)
+        _, found = received(pipeline)
         return read_bool(row_of(found)[0])
 
     def put(self, records: Sequence[TaskRecord]) -> Sequence[Stored | RecordRefused]:
@@ -187,13 +188,6 @@ class Batch:
             raise failure
         if failure is not None:
             logger.warning("Waiting clients could not be notified: %s", failure)
-
-
-def _receive(pipeline: Pipeline) -> Sequence[psycopg.pq.abc.PGresult]:
-    failure, results = pipeline.receive()
-    if failure is not None:
-        raise failure
-    return results
 
 
 def _first_row(result: psycopg.pq.abc.PGresult) -> tuple[bytes | None, ...]:

@@ -92,7 +92,7 @@ def _damaged_record(values: Sequence[bytes | None]) -> TaskRecord:
     rest = values[len(rows.PLAIN_COLUMNS) :]
     dates, payloads = rest[: len(rows.DATE_COLUMNS)], rest[len(rows.DATE_COLUMNS) :]
     texts = [value if place % 2 or value is None else value.decode() for place, value in enumerate(payloads)]
-    return rows.task_record([*plain, *dates, *texts], _read_date)
+    return rows.task_record([*plain, *dates, *texts], read_date)
 
 
 def _encode_integer(value: int) -> bytes:
@@ -104,7 +104,8 @@ def _read_integer(value: bytes) -> int:
     return int.from_bytes(value, "big", signed=True)
 
 
-def _read_date(value: bytes) -> datetime:
+def read_date(value: bytes) -> datetime:
+    """Return the date of a binary value; one that Python does not have becomes the nearest one that it has."""
     microseconds = int.from_bytes(value, "big", signed=True)
     # servers can store dates that Python cannot: other centuries, and -infinity and infinity
     if not _EARLIEST <= microseconds <= _LATEST:
@@ -123,5 +124,5 @@ TASK_FORMS = [
 _NAMES = (*rows.PLAIN_COLUMNS.values(), *rows.DATE_COLUMNS.values())
 _READERS: list[Callable[[bytes], Any]] = [
     *(_read_integer if column in rows.NUMBER_COLUMNS else bytes.decode for column in rows.PLAIN_COLUMNS),
-    *[_read_date] * len(rows.DATE_COLUMNS),
+    *[read_date] * len(rows.DATE_COLUMNS),
 ]

@@ -6,13 +6,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from rootcellar.errors import StoreError
 from rootcellar.records import NO_DATE, TaskRecord
 from rootcellar.stores.base import DELETE_BATCH
-from rootcellar.stores.expiring import PARTS_OF_A_CHORD, Deleted
+from rootcellar.stores.expiring import PARTS_OF_A_CHORD, Deleted, NewExpiry
 from rootcellar.stores.postgres.driver import Connection, psycopg
+from rootcellar.stores.postgres.moving import Moving
+from rootcellar.stores.postgres.older_rows import OlderRows, day_of
 from rootcellar.stores.sql.expiring import DueRows, ExpiringStore, Tie
 from rootcellar.stores.sql.statements import fill_in
 
@@ -31,7 +34,13 @@ _LAST = "(SELECT {column} FROM due ORDER BY expires_at DESC, row_id DESC LIMIT 1
 
 
 class PostgresExpiring(ExpiringStore[Connection]):
-    """See :class:`~rootcellar.stores.expiring.Expiring` and :class:`~rootcellar.stores.expiring.Replicated`."""
+    """See :class:`~rootcellar.stores.expiring.Expiring` and :class:`~rootcellar.stores.expiring.Replicated`.
+
+    A subclass creates ``_older`` and ``_older_table``.
+    """
+
+    _older: OlderRows
+    _older_table: Moving
 
     # the index has equal expiries in the order of their rows; the server does not know it, so the deletions only say
     # ORDER BY expires_at: else it reads and sorts all rows that expire at the same time, for each batch
@@ -98,6 +107,18 @@ class PostgresExpiring(ExpiringStore[Connection]):
 
         return self._run(work)
 
+    def _delete_own_on(self, connection: Connection, ids: Sequence[str]) -> int:
+        """Delete tasks of both of our tables; return how many there were."""
+
+        def delete_live() -> int:
+            ((count,),) = self._rows_of(connection, "delete_tasks", {"task_ids": list(ids)})
+            return int(count)
+
+        count = delete_live()
+        if self._older.is_known_after_look(connection):
+            count += self._older.delete(connection, ids, delete_live)
+        return count
+
     def replica_lag(self) -> float | None:
         """See :class:`~rootcellar.stores.expiring.Replicated`. Only members of ``pg_monitor`` may see it."""
         try:
@@ -106,3 +127,39 @@ class PostgresExpiring(ExpiringStore[Connection]):
             # a managed server may lack the function; if this is an outage, the next batch raises it
             return None
         return None if lag is None else float(lag)
+
+    def _set_expiries_on(self, connection: Connection, changes: Sequence[NewExpiry]) -> int:
+        # one statement for all: a round trip for each row would take most of the time
+        return self._count_of(connection, "set_expiries", self._expiries_params(changes))
+
+    def _expiries_params(self, changes: Sequence[NewExpiry]) -> dict[str, Any]:
+        each = [self._expiry_params(change) for change in changes]
+        return {
+            "task_ids": [one["task_id"] for one in each],
+            "old_statuses": [one["old_status"] for one in each],
+            "old_dates_done": [one["old_date_done"] for one in each],
+            "old_expiries": [one["old_expires_at"] for one in each],
+            "expiries": [one["expires_at"] for one in each],
+        }
+
+    def set_expiries(self, changes: Sequence[NewExpiry]) -> int:
+        count = super().set_expiries(changes)
+        if count == len(changes) or not self.has_older():
+            return count
+        ordered = sorted(changes, key=_task_id_of)
+        for start in range(0, len(ordered), self.MANY):
+            count += self._set_older_expiries(ordered[start : start + self.MANY])
+        return count
+
+    def _set_older_expiries(self, changes: Sequence[NewExpiry]) -> int:
+        ids = [change.record.task_id for change in changes]
+        if not self._run(partial(self._older.days_of, ids=ids)):
+            return 0
+        # with a connection of its own, so this call has none meanwhile: the pool may have one only
+        self._older_table.ensure_partitions({day_of(change.expires_at) for change in changes})
+        params = self._expiries_params(changes)
+        return self._run(partial(self._older.set_expiries, ids=ids, params=params))
+
+
+def _task_id_of(change: NewExpiry) -> str:
+    return change.record.task_id

@@ -32,7 +32,17 @@ from psycopg.pq.abc import PGresult
 from rootcellar import errors
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.postgres.driver import Connection, psycopg
-from rootcellar.stores.postgres.pipeline import BEGIN, COMMIT, ROLLBACK, Pipeline, Statement, Values, row_of
+from rootcellar.stores.postgres.guarding import groups_of
+from rootcellar.stores.postgres.pipeline import (
+    BEGIN,
+    BEGIN_GUARDED,
+    COMMIT,
+    ROLLBACK,
+    Pipeline,
+    Statement,
+    Values,
+    row_of,
+)
 from rootcellar.support.forking import PerProcess
 from rootcellar.support.gates import Gate
 from rootcellar.text.escaping import visible_logs
@@ -64,6 +74,7 @@ class Write:
         sort_key: the key by which the records of a turn are sorted. All processes lock rows in this order.
         is_durable: whether the record must be on the disk when the call returns.
         is_ready: whether the task has ended. Most clients wait for that.
+        is_guarded: whether nobody may bury the task at the same moment; see ``guarding.py``.
 
     Raises:
         RecordRefused: a parameter or a part of ``sort_key`` has another type. It would make records of other threads
@@ -77,6 +88,7 @@ class Write:
         "gate",
         "is_alone",
         "is_durable",
+        "is_guarded",
         "is_ready",
         "sort_key",
         "statement",
@@ -94,6 +106,7 @@ class Write:
         *,
         is_durable: bool,
         is_ready: bool,
+        is_guarded: bool = False,
     ) -> None:
         is_text = type(task_id) is str and type(sort_key[0]) is str and type(sort_key[1]) is str
         if not is_text or not _PARAMETERS.issuperset(map(type, values[0])):
@@ -107,6 +120,7 @@ class Write:
         self.values = values
         self.is_durable = is_durable
         self.is_ready = is_ready
+        self.is_guarded = is_guarded
         self.count = 0
         self.answer: tuple[bytes | None, ...] = ()
         self.error: Exception | None = _UNANSWERED
@@ -194,10 +208,14 @@ class GroupCommit:
         pool: lends the connections.
         notify: the statement that notifies waiting listeners, with the parameters ``task_ids`` and ``ready_ids``.
         notify_for_one: the same for one task, with the parameters ``task_id`` and ``is_ready``, in this order.
+        guard: the statement that keeps others from burying tasks, with the parameter ``groups``.
     """
 
-    def __init__(self, pool: ConnectionPool[Connection], notify: Statement, notify_for_one: Statement) -> None:
+    def __init__(
+        self, pool: ConnectionPool[Connection], notify: Statement, notify_for_one: Statement, guard: Statement
+    ) -> None:
         self._pool = pool
+        self._guard = guard
         self._notify = notify
         self._notify_for_one = notify_for_one
         self._turns = PerProcess(_Turns)
@@ -267,17 +285,23 @@ class GroupCommit:
         if len(batch) > 1:
             batch = sorted(batch, key=_sort_key)
         stored: list[Write] = []
+        guarded: list[str] = []
         is_durable = False
         for write in batch:
             is_durable = is_durable or write.is_durable
+            if write.is_guarded:
+                guarded.append(write.task_id)
             if write.task_id:
                 stored.append(write)
         pipeline = Pipeline(connection)
-        pipeline.send(BEGIN)
+        pipeline.send(BEGIN_GUARDED if guarded else BEGIN)
         first = 1
         if not is_durable:
             first = 2
             pipeline.send(_RELAX)
+        if guarded:
+            first += 1
+            pipeline.send(self._guard, self._guard.values({"groups": groups_of(guarded)}))
         for write in batch:
             pipeline.send(write.statement, write.values)
         pipeline.send(COMMIT)
@@ -285,7 +309,7 @@ class GroupCommit:
             pipeline.send(*self._notification(stored))
         failure, results = pipeline.receive()
         if failure is not None and len(results) < first + len(batch) + 1:
-            _roll_back(connection)
+            roll_back(connection)
             for write in batch:
                 write.error = failure
             return
@@ -314,7 +338,7 @@ class GroupCommit:
         return self._notify, self._notify.values(row)
 
 
-def _roll_back(connection: Connection) -> None:
+def roll_back(connection: Connection) -> None:
     """End a failed transaction; psycopg's own ``rollback`` would drop every prepared statement."""
     if connection.info.transaction_status is not psycopg.pq.TransactionStatus.IDLE:
         pipeline = Pipeline(connection)

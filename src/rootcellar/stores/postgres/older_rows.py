@@ -277,6 +277,37 @@ class OlderRows:
             count += delete_live()
         return count
 
+    def take(self, connection: Connection, ids: Sequence[str], take_live: Callable[[], object]) -> list[TaskRecord]:
+        """Delete tasks that were moved; return their records. Called within a transaction.
+
+        Args:
+            connection: a connection.
+            ids: the tasks.
+            take_live: deletes them from the live table again.
+        """
+        taken: list[TaskRecord] = []
+        for _ in range(_TRIES):
+            days = self.days_of(connection, ids)
+            if not days:
+                break
+            deleted = 0
+            for some_ids, some in _by_days(days):
+                statement = self._of_days("take_older", some)
+                found = run_once(connection, statement, statement.values({"task_ids": some_ids}))
+                taken += map(binary.task_record, rows_of(found))
+                deleted += found.ntuples
+            if deleted >= len(days):
+                break
+            # some were moved back at the same moment, or their partition was dropped
+            take_live()
+        return taken
+
+    def take_back_all(self, connection: Connection, ids: Sequence[str]) -> None:
+        """Move tasks back, also those with a SUCCESS. Called within a transaction."""
+        for some_ids, some in _by_days(self.days_of(connection, ids)):
+            statement = self._of_days("take_back_all", some)
+            run_once(connection, statement, statement.values({"task_ids": some_ids}))
+
     def stay(self, connection: Connection, ids: Sequence[str]) -> set[str]:
         """Move tasks back that are stored again; return those that stay moved, because they have a SUCCESS.
 

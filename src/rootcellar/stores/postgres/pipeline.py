@@ -82,6 +82,9 @@ def _array(texts: Iterable[str]) -> str:
 
 
 BEGIN = Statement("begin", "BEGIN")
+#: begins a transaction in which each statement sees what was committed before it, also if the database has another
+#: default: what a guarded statement needs (``guarding.py``)
+BEGIN_GUARDED = Statement("begin_guarded", "BEGIN ISOLATION LEVEL READ COMMITTED")
 COMMIT = Statement("commit", "COMMIT")
 ROLLBACK = Statement("rollback", "ROLLBACK")
 
@@ -127,6 +130,18 @@ def _only_result(connection: Connection) -> PGresult:
     return results[0]
 
 
+def received(pipeline: Pipeline) -> list[PGresult]:
+    """Return the results of a pipeline.
+
+    Raises:
+        psycopg.Error: one of its statements failed, or the connection was lost.
+    """
+    failure, results = pipeline.receive()
+    if failure is not None:
+        raise failure
+    return results
+
+
 class Pipeline:
     """Statements that are sent together, in one round trip. If one fails, the later ones are not run.
 
@@ -145,15 +160,19 @@ class Pipeline:
     def send(self, statement: Statement, values: Values = NOTHING) -> None:
         """Send a statement. Prepare it first if that is allowed on this connection and not done yet."""
         if not self._connection.may_prepare:
-            parameters, forms = values
-            self._pgconn.send_query_params(statement.text, parameters, param_formats=forms, result_format=_BINARY)
-            self._sent.append(None)
+            self.send_once(statement, values)
             return
         if statement.name not in self._prepared:
             self._pgconn.send_prepare(statement.name, statement.text)
             self._sent.append(statement.name)
             self._prepared.add(statement.name)
         self._pgconn.send_query_prepared(statement.name, *values, result_format=_BINARY)
+        self._sent.append(None)
+
+    def send_once(self, statement: Statement, values: Values = NOTHING) -> None:
+        """Send a statement that is not prepared, because its text is rarely the same or its plan is large."""
+        parameters, forms = values
+        self._pgconn.send_query_params(statement.text, parameters, param_formats=forms, result_format=_BINARY)
         self._sent.append(None)
 
     def receive(self) -> Answers:

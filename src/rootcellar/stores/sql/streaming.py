@@ -21,7 +21,7 @@ C = TypeVar("C")
 #: the most groups that one transaction copies
 _AT_ONCE = 500
 #: the beginnings of cursors: in rootcellar's own table, and in the one that Celery created
-_OWN, _ADOPTED = "own:", "adopted:"
+OWN, _ADOPTED = "own:", "adopted:"
 
 
 class StreamingStore(SqlStore[C], Generic[C]):
@@ -31,10 +31,14 @@ class StreamingStore(SqlStore[C], Generic[C]):
         """See :class:`~rootcellar.stores.streaming.Streamed`. They are in the order of their ids."""
         if cursor is not None and cursor.startswith(_ADOPTED):
             return self._stream_adopted(cursor.removeprefix(_ADOPTED), limit)
-        found = self.scan((cursor or _OWN).removeprefix(_OWN), limit)
+        found = self.scan((cursor or OWN).removeprefix(OWN), limit)
         if len(found) == limit:
-            return found, _OWN + found[-1].task_id
-        return found, f"{_ADOPTED}0" if self._adopted and self._adopted.task_table else None
+            return found, OWN + found[-1].task_id
+        return found, self._after_own()
+
+    def _after_own(self) -> str | None:
+        """Return the cursor after the last record of rootcellar's own table."""
+        return f"{_ADOPTED}0" if self._adopted and self._adopted.task_table else None
 
     def _stream_adopted(self, after: str, limit: int) -> tuple[Sequence[TaskRecord], str | None]:
         """Return the next records of the table that Celery created, as :meth:`get_many` returns them."""
@@ -51,10 +55,10 @@ class StreamingStore(SqlStore[C], Generic[C]):
         """See :class:`~rootcellar.stores.streaming.Streamed`. They are in the order of their ids."""
         if cursor is not None and cursor.startswith(_ADOPTED):
             return self._stream_adopted_groups(cursor.removeprefix(_ADOPTED), limit)
-        params = {"after": (cursor or _OWN).removeprefix(_OWN), "limit": limit}
+        params = {"after": (cursor or OWN).removeprefix(OWN), "limit": limit}
         found = [rows.group_record(row, self._read_date) for row in self._all("walk_groups", params)]
         if len(found) == limit:
-            return found, _OWN + found[-1].group_id
+            return found, OWN + found[-1].group_id
         return found, f"{_ADOPTED}0" if self._adopted and self._adopted.group_table else None
 
     def _stream_adopted_groups(self, after: str, limit: int) -> tuple[Sequence[GroupRecord], str | None]:
