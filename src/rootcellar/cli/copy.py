@@ -60,9 +60,9 @@ def copy(
 ) -> None:
     """Copy results into another store, or those that a filter finds. The source stays as it is.
 
-    Where both have a result of a task, the newer one wins. A result that was forgotten in the target stays forgotten.
-    An expired result is not copied; the others expire when they would in the source. Saved groups come along; open
-    chords, holds and the archive do not.
+    Where both have a result of a task, the newer one wins. A result that was forgotten while the target was part of a
+    migration stays forgotten. An expired result is not copied; the others expire when they would in the source. Saved
+    groups come along; open chords, holds and the archive do not.
 
     You can interrupt it at any time, also with kill -9: run the same command again, and it goes on. It may run while
     workers store results in the source; run it again afterwards for those, or use `rootcellar migrate`.

@@ -80,8 +80,8 @@ def verify(
     expired counts as none. It lists the ids by class; a result may be in several classes. "another call" means name,
     arguments, queue, worker, retries, children, stamps and relations.
 
-    --repair stores SOURCE's result in TARGET. A newer result of TARGET stays, as for `rootcellar copy`. What only
-    TARGET has is never deleted, and what was forgotten there stays forgotten.
+    --repair stores SOURCE's result in TARGET. A newer result of TARGET stays, as for `rootcellar copy`, and what only
+    TARGET has is never deleted.
 
     Exit status 0 if both are equal, or all was repaired; 1 if something is missing or different, or after an error.
     """
