@@ -1,0 +1,1 @@
+"""What moving results from one store to another costs."""

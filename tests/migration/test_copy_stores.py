@@ -1,0 +1,218 @@
+"""Every store is copied into memory and back, and the two are compared; and a copy that is killed goes on."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rootcellar.migration.copying import Copier
+from rootcellar.migration.endpoint import Spec, store_endpoint
+from rootcellar.migration.verifying import Verifying
+from rootcellar.records import NO_DATE, TYPED_JSON, GroupRecord, Payload, TaskRecord
+from rootcellar.stores import Store, open_store
+from rootcellar.stores.mirroring import Mirrored
+from rootcellar.testing.memory import MemoryStore, forget_place
+from rootcellar.testing.under_test import StoreUnderTest
+from tests.commands import command, environment, run
+from tests.conformance.registered import MEMORY, STORES
+from tests.helpers import HEAVY, new_id, now, record
+from tests.migration.test_verify import whole
+
+COUNT = 20_000 if HEAVY else 300
+
+
+@pytest.fixture(params=[one for one in STORES if one is not MEMORY], ids=str)
+def under_test(request: pytest.FixtureRequest) -> StoreUnderTest:
+    found: StoreUnderTest = request.param
+    return found
+
+
+@pytest.fixture
+def store(under_test: StoreUnderTest, request: pytest.FixtureRequest) -> Iterator[Store]:
+    with under_test.new_place(request) as url:
+        found = under_test.open(url, None)
+        if found.ability(Mirrored) is None:
+            pytest.skip(f"{under_test} cannot be the source or the target of a migration")
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def memory() -> Iterator[MemoryStore]:
+    found = MemoryStore(f"memory://{uuid.uuid4().hex}")
+    yield found
+    forget_place(found.url)
+
+
+def examples() -> list[TaskRecord]:
+    """Return records of all kinds, with every field."""
+    later = now() + timedelta(days=3)
+    states = ("SUCCESS", "FAILURE", "REVOKED", "RETRY", "PROGRESS")
+    found = [
+        whole(
+            new_id(),
+            value={"number": number, "text": "ü\u2028" * (number % 7)},
+            state=states[number % 5],
+            done_at=now() - timedelta(seconds=number) if number % 5 < 3 else None,
+            expires_at=None if number % 3 else later + timedelta(milliseconds=number),
+        )
+        for number in range(COUNT)
+    ]
+    return [
+        *found,
+        record(state="STARTED", started_at=now()),
+        record(state="SENT", result=None, sent_at=now()),
+        record(done_at=NO_DATE),
+        record(result=Payload(b"\x00\xff" * 50, "application/x-python-serialize", "binary", "zstd", "aes-256-gcm:k1")),
+        record(result=Payload(b'{"a": {"b": [1.5, null]}}', TYPED_JSON)),
+        record(value="x" * 200_000),
+        record(state="FAILURE", traceback="Traceback …\n" * 100, failure_group=-5),
+    ]
+
+
+def fill(store: Any) -> None:
+    for one in examples():
+        store.put(one)
+    for number in range(5):
+        result = Payload(b"[[%d]]" % number)
+        store.put_group(GroupRecord(group_id=f"group-{number}", result=result, done_at=now(), expires_at=None))
+
+
+def assert_equal(source: Store, target: Store, count: int) -> None:
+    verified = Verifying(store_endpoint(source), store_endpoint(target)).run()
+    assert verified.counts == {}
+    assert (verified.source_total, verified.target_total, verified.groups) == (count, count, 5)
+
+
+def test_store_is_copied_into_memory_with_nothing_lost(store: Store, memory: MemoryStore) -> None:
+    fill(store)
+    source = store_endpoint(store)
+    counts = Copier(source.to_read, store_endpoint(memory).to_write).run().counts
+    assert (counts.written, counts.unreadable, counts.groups_written) == (COUNT + 7, 0, 5)
+    assert_equal(store, memory, COUNT + 7)
+
+
+def test_memory_is_copied_into_store_with_nothing_lost(store: Store, memory: MemoryStore) -> None:
+    fill(memory)
+    target = store_endpoint(store)
+    counts = Copier(memory, target.to_write).run().counts
+    assert (counts.written, counts.refused, counts.groups_written) == (COUNT + 7, 0, 5)
+    assert_equal(memory, store, COUNT + 7)
+    # each differs in one field by now: all of them are found, and repaired
+    changed = [one for one in memory.scan(limit=COUNT * 2) if one.state == "SUCCESS"][:20]
+    for one in changed[:10]:
+        store.delete([one.task_id])
+    for one in changed[10:]:
+        found = memory.settle(whole(one.task_id, value="another", done_at=one.done_at, expires_at=one.expires_at))
+        assert not found.buried
+    verified = Verifying(store_endpoint(memory), target, repair=True).run()
+    assert sum(verified.counts.values()) >= 20
+    assert verified.left() == 0
+    assert_equal(memory, store, COUNT + 7)
+
+
+def test_newer_record_wins_over_an_older_one(store: Store, memory: MemoryStore) -> None:
+    early, late = now() - timedelta(hours=1), now()
+    memory.put(record("a", "new", "FAILURE", done_at=late))
+    store.put(record("a", "old", done_at=early))
+    memory.put(record("b", "old", done_at=early))
+    store.put(record("b", "new", "FAILURE", done_at=late))
+    counts = Copier(memory, store_endpoint(store).to_write).run().counts
+    assert (counts.written, counts.kept) == (1, 1)
+    found = store.get_many(["a", "b"])
+    assert {each.result for each in found.values()} == {Payload(b'"new"')}
+
+
+def test_state_of_a_copy_is_kept_in_the_store(store: Store) -> None:
+    values = store_endpoint(store).values
+    assert values is not None
+    assert values.share("copy/a", "{}", if_version=0) == 1
+    assert values.share("copy/a", "{}", if_version=0) is None
+    assert values.unshare(["copy/a"]) == 1
+
+
+# -- the command, killed
+
+
+ROWS, KILLS = (200_000, 12) if HEAVY else (4_000, 3)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str]:
+    """The URLs of two files of SQLite; the first has results."""
+    source, target = (f"sqlite:///{tmp_path}/{name}.sqlite3" for name in ("source", "target"))
+    store = open_store(source)
+    ones = [whole(f"id-{number:06}", value=number) for number in range(ROWS)]
+    for start in range(0, ROWS, 1_000):
+        store_endpoint(store).to_write.copy(ones[start : start + 1_000])
+    store.put_group(GroupRecord(group_id="g", result=Payload(b"[1]"), done_at=now()))
+    store.close()
+    return source, target
+
+
+@pytest.mark.timeout(1_800 if HEAVY else 300)
+def test_killed_copy_goes_on_and_loses_nothing(files: tuple[str, str]) -> None:
+    source, target = files
+    chance = random.Random()
+    arguments = command("copy", source, target, "--rate", str(ROWS), "--json")
+    for _ in range(KILLS):
+        process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(chance.uniform(0.3, 1.2))
+        process.kill()
+        process.wait()
+    ended = run("copy", source, target, "--json")
+    assert ended.status == 0, ended.err
+    verified = run("verify", source, target, "--json")
+    assert verified.status == 0, verified.out
+    found = json.loads(verified.out)
+    assert (found["source_results"], found["target_results"], found["groups"]) == (ROWS, ROWS, 1)
+
+
+def test_interrupted_copy_says_how_it_goes_on(files: tuple[str, str]) -> None:
+    source, target = files
+    # so slow that it cannot end before it is interrupted
+    process = subprocess.Popen(
+        command("copy", source, target, "--rate", "40"),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    store = open_store(target)
+    values = store_endpoint(store).values
+    assert values is not None
+    while not any(json.loads(each.value)["counts"]["read"] for each in values.shared("copy/").values()):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Interrupted." in err
+    assert "Run the same command again: it goes on." in err
+    store.close()
+    ended = run("copy", source, target)
+    assert "Going on with the copy" in ended.err
+    assert run("verify", source, target).status == 0
+
+
+def test_verify_reads_the_other_side_in_a_second_process(files: tuple[str, str]) -> None:
+    source, target = files
+    with_errors = Spec("sqlite:////nowhere/at/all.sqlite3")
+    one = open_store(source)
+    with pytest.raises(Exception, match="nowhere"):
+        Verifying(store_endpoint(one), store_endpoint(open_store(target)), beside=with_errors).run()
+    one.close()
+    # the target has no tables: this is an error, and nothing is created
+    ended = run("verify", source, target)
+    assert ended.status == 1
+    assert "schema-missing" in ended.err
