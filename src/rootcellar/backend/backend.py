@@ -118,7 +118,8 @@ class ResultBackend(ReadingBackend):
     (3,600; 0 for none by workers); ``move_interval``, seconds between two moves of results to the older table of
     PostgreSQL, if there is one (60; 0 for none by workers); ``listen_url``, the server for notifications if the
     store's URL leads to a pooler; ``prepared_statements`` (``auto``, ``on``, ``off``), whether statements are
-    prepared through a pooler; and ``synchronous_commit``, which a task's attribute or a call's header
+    prepared through a pooler; ``migrate_to``, the URL of the store to which results are migrated; and
+    ``synchronous_commit``, which a task's attribute or a call's header
     ``result_synchronous_commit`` overrides.
     """
 

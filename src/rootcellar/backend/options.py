@@ -37,6 +37,7 @@ TRANSPORT_OPTIONS = (
     "global_keyprefix",
     "listen_url",
     "master_name",
+    "migrate_to",
     "mode",
     "move_interval",
     "prepared_statements",

@@ -11,6 +11,7 @@ from rootcellar.checks.steps import Checks, Step, failed
 from rootcellar.checks.target import Target
 from rootcellar.descriptions import BackendDescription, backend_of_scheme
 from rootcellar.errors import RootcellarError
+from rootcellar.stores import open_store
 from rootcellar.urls import redact
 
 #: the checks of a store without a description
@@ -36,7 +37,18 @@ class FixedFindings(Checks):
 
 
 def sections_for(target: Target) -> list[Checks]:
-    """Return the checks of the result store. For a hybrid, the checks of its two stores come first."""
+    """Return the checks of the result store. For a hybrid, the checks of its two stores come first.
+
+    In a migration, both of its stores are checked.
+    """
+    if (url := target.migrates_to) is not None:
+        try:
+            ends = target.without_migration(), target.target_of_migration(url)
+            # whether each of them can be part of a migration
+            open_store(target.url, target.options).close()
+        except RootcellarError as exc:
+            return [FixedFindings([failed(exc)], f"{redact(target.url)} -> {redact(url)}")]
+        return [checks for end in ends for checks in sections_for(end)]
     backend = _backend_of(target)
     if backend is not None and backend.broker:
         return [*([broker_of(target)] if target.conf.get("broker_url") else []), checks_for(target)]

@@ -12,9 +12,12 @@ from celery import Celery
 from rootcellar.backend import ResultBackend
 from rootcellar.backend.options import store_options
 from rootcellar.stores.base import StoreOptions
+from rootcellar.stores.dual.opening import MIGRATE_TO, of_source, of_target
+from rootcellar.stores.passwords import SETTING
 
 #: URL schemes of brokers that speak AMQP
 AMQP_SCHEMES = ("amqp", "amqps", "pyamqp")
+_OPTIONS = "result_backend_transport_options"
 #: a check must report an outage at once, and not wait for its end
 _NO_RETRIES = {"result_backend_always_retry": False, "result_backend_max_retries": 0}
 
@@ -35,6 +38,22 @@ class Target:
     def url(self) -> str:
         """The store's own URL."""
         return str(self.conf["result_backend"]).removeprefix("rootcellar+")
+
+    @property
+    def migrates_to(self) -> str | None:
+        """The URL of the store to which results are migrated; ``None`` for no migration."""
+        url = (self.conf.get(_OPTIONS) or {}).get(MIGRATE_TO)
+        return None if not url else str(url).removeprefix("rootcellar+")
+
+    def without_migration(self) -> Target:
+        """Return the source of a migration alone."""
+        return Target({**self.conf, _OPTIONS: of_source(self.options).transport_options}, self.processes)
+
+    def target_of_migration(self, url: str) -> Target:
+        """Return the target of a migration alone."""
+        options = of_target(self.options, url)
+        alone = {_OPTIONS: options.transport_options, SETTING: options.password}
+        return self.elsewhere(url, **alone)
 
     @property
     def options(self) -> StoreOptions:

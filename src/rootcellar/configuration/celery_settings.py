@@ -32,7 +32,11 @@ _VERIFIED_AMQP = {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None}
 
 
 def settings_of(
-    found: Variables, backend: Choice, broker: Choice | None, passed_on: Mapping[str, Any] | None = None
+    found: Variables,
+    backend: Choice,
+    broker: Choice | None,
+    passed_on: Mapping[str, Any] | None = None,
+    target: Choice | None = None,
 ) -> dict[str, Any]:
     """Return Celery's settings, under Celery's own names. A setting without a variable keeps Celery's default.
 
@@ -42,9 +46,12 @@ def settings_of(
         broker: the broker; ``None`` if the app sets its own.
         passed_on: Celery's settings that have no variable of ours. If both give a setting, ours counts; dicts are
         merged.
+        target: the store to which results are migrated; ``None`` for no migration.
     """
     conf = _own_settings(found)
     conf.update(_backend_settings(found, backend))
+    if target is not None:
+        conf[OPTIONS] = {**conf.get(OPTIONS, {}), "migrate_to": target.url}
     if backend.description is None or backend.description.keeps_results:
         conf.update(payload_settings_of(found))
         _add_typed_json(conf)

@@ -72,8 +72,28 @@ def choose_backend(found: Variables) -> Choice | None:
     if text is None:
         return None
     match = _URL.fullmatch(text.strip().removeprefix("rootcellar+"))
+    return _backend_of_url(match) if match else _named_backend(text, found)
+
+
+def choose_target(found: Variables) -> Choice | None:
+    """Return the store to which results are migrated, or ``None`` if the variables name none.
+
+    Raises:
+        NoChoice: the variable does not name a store.
+    """
+    text = reveal(found.rootcellar_migration)
+    if text is None:
+        return None
+    match = _URL.fullmatch(text.strip().removeprefix("rootcellar+"))
     if not match:
-        return _named_backend(text, found)
+        raise NoChoice("must be a whole URL such as postgresql://user:password@host/database")
+    choice = _backend_of_url(match)
+    if choice.description is not None and not choice.description.keeps_results:
+        raise NoChoice("must be a store that keeps results")
+    return choice
+
+
+def _backend_of_url(match: re.Match[str]) -> Choice:
     scheme = match[1].lower()
     if scheme.partition("+")[0] == "db":
         raise NoChoice(f"is {scheme}://, Celery's own backend; write {scheme[3:].partition('+')[0]}://… for this one")

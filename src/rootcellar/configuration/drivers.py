@@ -16,6 +16,7 @@ def missing_drivers(conf: Mapping[str, Any]) -> Iterator[str]:
     options = conf.get("result_backend_transport_options") or {}
     urls = {
         "CELERY_RESULT_BACKEND": (conf.get("result_backend"), options.get("durable_url"), options.get("cache_url")),
+        "ROOTCELLAR_MIGRATION": (options.get("migrate_to"),),
         "CELERY_BROKER": (conf.get("broker_url"),),
     }
     missing = set()

@@ -16,7 +16,7 @@ from pydantic import SecretStr, ValidationError
 from rootcellar.configuration import celery_names, reading
 from rootcellar.configuration.celery_settings import payload_settings_of, settings_of
 from rootcellar.configuration.checks import contradictions, tls_warnings
-from rootcellar.configuration.choices import Choice, NoChoice, choose_backend, choose_broker
+from rootcellar.configuration.choices import Choice, NoChoice, choose_backend, choose_broker, choose_target
 from rootcellar.configuration.reading import Reading
 from rootcellar.configuration.urls import SecretText
 from rootcellar.configuration.uses import concerned_names, used_names, without_replaced
@@ -155,6 +155,7 @@ def load(
     found = _typed(given)
     broker_choice = _broker(found, given)
     backend = _backend(found, given)
+    target = _target(found, given, backend)
     passed_on = _passed_on(given)
     if broker and broker_choice is None and not any(name in given.origins for name in _BROKER_NAMES):
         given.problems.append(_missing("CELERY_BROKER", "redis, rabbitmq, or a URL", given))
@@ -166,7 +167,7 @@ def load(
     _log(warnings)
     if problems or backend is None:
         raise _settings_wrong(problems, given.where, warnings)
-    conf = settings_of(without_replaced(found, backend, broker_choice), backend, broker_choice, passed_on)
+    conf = settings_of(without_replaced(found, backend, broker_choice), backend, broker_choice, passed_on, target)
     conf.update(_password_files(given, backend))
     _replace_what_celery_reads(os.environ, conf, is_shared=bool(given.prefix))
     if backend.description is not None and backend.description.when_chosen:
@@ -329,6 +330,26 @@ def _backend(found: Variables, given: Reading) -> Choice | None:
     except NoChoice as exc:
         given.problems.append(f"CELERY_RESULT_BACKEND {exc}")
         return None
+
+
+def _target(found: Variables, given: Reading, backend: Choice | None) -> Choice | None:
+    """Return the store to which results are migrated."""
+    try:
+        target = choose_target(found)
+    except NoChoice as exc:
+        given.problems.append(f"ROOTCELLAR_MIGRATION {exc}")
+        return None
+    if target is None or backend is None:
+        return None
+    if backend.description is not None and not backend.description.keeps_results:
+        # the variable is not used: this is a warning
+        return None
+    if target.url == backend.url:
+        given.problems.append(
+            "ROOTCELLAR_MIGRATION is the store of CELERY_RESULT_BACKEND: name another one, or leave it out if the "
+            "migration is over"
+        )
+    return target
 
 
 def _broker(found: Variables, given: Reading) -> Choice | None:

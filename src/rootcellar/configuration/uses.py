@@ -8,6 +8,7 @@ from rootcellar.configuration.variables import (
     BrokerVariables,
     CeleryVariables,
     Group,
+    MigrationVariables,
     PayloadVariables,
     RedisVariables,
     Variables,
@@ -49,7 +50,7 @@ def used_names(found: Variables, backend: Choice | None, broker: Choice | None) 
     if backend is not None:
         described = backend.description
         groups += groups_of(described) if described else ()
-        groups += [PayloadVariables] if described is None or described.keeps_results else []
+        groups += [PayloadVariables, MigrationVariables] if described is None or described.keeps_results else []
     if broker is not None:
         groups += [BrokerVariables]
     if "redis" in _named_brokers(found):
@@ -65,7 +66,7 @@ def concerned_names(found: Variables, backend: Choice | None, broker: Choice | N
     """
     if backend is None:
         return frozenset(name.upper() for name in all_variables().model_fields)
-    return used_names(found, backend, broker) | _names_of([PayloadVariables])
+    return used_names(found, backend, broker) | _names_of([PayloadVariables, MigrationVariables])
 
 
 def without_replaced(found: Variables, backend: Choice | None, broker: Choice | None) -> Variables:

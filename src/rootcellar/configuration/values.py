@@ -257,6 +257,7 @@ Size = Annotated[str | None, Allowed("bytes, or `512KB`, `10MB`, `1GB`; `0` for 
 TooLarge = Annotated[str | None, Allowed("one of `refuse`, `truncate`, `spill`", _one_of(*TOO_LARGE_CHOICES))]
 History = Annotated[str | None, Allowed(f"`{HISTORY_OF_IGNORED}`", _one_of(HISTORY_OF_IGNORED))]
 BlobUrl = Annotated[SecretStr | None, Allowed("a path, or a URL", _secret)]
+StoreUrl = Annotated[SecretStr | None, Allowed("a store's URL, with or without `rootcellar+`", _secret)]
 Patterns = Annotated[
     str | None,
     Allowed("names such as `pin`, paths such as `card.number`, several with commas; or `on`, or `off`", _patterns),

@@ -47,6 +47,7 @@ from rootcellar.configuration.values import (
     Size,
     Socket,
     Sslmode,
+    StoreUrl,
     Text,
     TooLarge,
     Zone,
@@ -299,6 +300,16 @@ class HybridVariables(Group):
     hybrid_cache_expires: Seconds = variable("How long Redis keeps a copy of a result at most.", "`1h`")
 
 
+class MigrationVariables(Group):
+    """Migration: results move to another store while tasks go on."""
+
+    rootcellar_migration: StoreUrl = variable(
+        "The target, to which the results of `CELERY_RESULT_BACKEND` are migrated. It is the same for all workers and "
+        "clients. Nothing changes before `rootcellar migrate start`.",
+        "no migration",
+    )
+
+
 class PayloadVariables(Group):
     """Which tasks and values are stored, and how."""
 
@@ -347,6 +358,7 @@ class PayloadVariables(Group):
 
 
 class Variables(
+    MigrationVariables,
     PayloadVariables,
     HybridVariables,
     MongoVariables,
@@ -367,6 +379,7 @@ GROUPS: tuple[type[Group], ...] = (
     MongoVariables,
     HybridVariables,
     PayloadVariables,
+    MigrationVariables,
 )
 
 

@@ -30,10 +30,13 @@ def _remedy(scheme: str) -> str:
 def open_store(url: str, options: StoreOptions | None = None) -> Store:
     """Return the store for a URL, with or without ``rootcellar+`` before it. Connects at its first use.
 
+    If the transport options name a target (``migrate_to``), it is a store that is migrated to that target.
+
     Raises:
         UnknownScheme: no store is registered for the scheme.
         ConfigurationError: the URL cannot be used.
         DriverMissing: a Python package is not installed.
+        MigrationRefused: the store or its target cannot be migrated from or to.
     """
     url = url.removeprefix("rootcellar+")
     scheme, separator, _ = url.partition("://")
@@ -53,5 +56,10 @@ def open_store(url: str, options: StoreOptions | None = None) -> Store:
             where="result_backend",
             remedy=_remedy(scheme),
         )
+    if options is not None and options.transport_options.get("migrate_to"):
+        # imported late: few processes migrate
+        from rootcellar.stores.dual.opening import open_migrating
+
+        return open_migrating(url, options, open_store)
     make: Callable[[str, StoreOptions | None], Store] = found[name].load()
     return make(url, options)

@@ -18,7 +18,8 @@ from rootcellar import errors
 RETRYABLE_METHODS = (
     *("put", "get", "get_many", "delete", "replace", "scan", "query", "put_group", "get_group", "delete_group"),
     *("begin_chord", "size_chord", "count_part", "claim_chord", "get_chord", "chord_parts", "finish_chord"),
-    *("orphaned_chords", "delete_expired", "put_sent", "mirror", "settle", "copy", "bury"),
+    *("orphaned_chords", "delete_expired", "put_sent"),
+    *("mirror", "settle", "copy", "copy_groups", "bury", "bury_same", "shared", "share"),
 )
 #: the same, and ``check``, which shows that the login works; its own refusals are never treated as an outage
 METHODS = (*RETRYABLE_METHODS, "check")

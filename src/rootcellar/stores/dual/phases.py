@@ -52,7 +52,7 @@ class Known:
     Attributes:
         phase: the phase.
         is_back: whether the migration goes back to the source; then chords may have begun in the target.
-        epoch: the version of the shared value that says so; 0 if there is none.
+        epoch: the number of the phase since the beginning of the migration; 0 before it has begun.
         read_at: the monotonic time when its read began.
     """
 

@@ -6,16 +6,27 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rootcellar.records import TaskRecord
 from rootcellar.stores.dual.phases import Phase
+from rootcellar.stores.dual.sampling import Samples
 from rootcellar.stores.dual.verbs import MAX_LOOKS, Verb, is_end, is_success
 
 
 class Reading:
-    """Reads results."""
+    """Reads results.
+
+    Args:
+        samples: gets some of the reads, to compare them with the target later.
+    """
+
+    def __init__(self, samples: Samples) -> None:
+        self._samples = samples
 
     def get(self, verb: Verb, task_id: str) -> TaskRecord | None:
         """Return the record of a task, or ``None``."""
         if verb.phase <= Phase.DUAL:
-            return verb.source.get(task_id)
+            record = verb.source.get(task_id)
+            if verb.phase is Phase.DUAL:
+                self._samples.note(record)
+            return record
         if verb.phase >= Phase.TARGET_ONLY:
             return verb.target.get(task_id)
         return self.get_from_both(verb, task_id)
@@ -39,7 +50,10 @@ class Reading:
     def get_many(self, verb: Verb, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
         """Return the records that exist of these tasks, by id."""
         if verb.phase <= Phase.DUAL:
-            return verb.source.get_many(task_ids)
+            found = verb.source.get_many(task_ids)
+            if verb.phase is Phase.DUAL:
+                self._samples.note_many(found.values())
+            return found
         if verb.phase >= Phase.TARGET_ONLY:
             return verb.target.get_many(task_ids)
         return self.get_many_from_both(verb, list(dict.fromkeys(task_ids)))

@@ -38,6 +38,7 @@ from rootcellar.stores.dual.groups import Groups
 from rootcellar.stores.dual.mirror_breaker import MIRROR_TIMEOUT, MirrorBreaker
 from rootcellar.stores.dual.phases import Phase, Phases
 from rootcellar.stores.dual.reading import Reading
+from rootcellar.stores.dual.sampling import Samples
 from rootcellar.stores.dual.sides import Side
 from rootcellar.stores.dual.unmirrored import Unmirrored
 from rootcellar.stores.dual.verbs import Verb
@@ -72,6 +73,8 @@ class DualStore(Store):
         options: the options.
         mirror_timeout: seconds that a task waits for the store that does not decide; ``None`` to call it in the thread
             of the caller, without a limit.
+        unmirrored: gets the results that are perhaps in one of the stores only; by default one of its own.
+        samples: gets some of the reads while the source is read and the target is written; by default one of its own.
 
     Attributes:
         source, target: the two stores.
@@ -92,6 +95,8 @@ class DualStore(Store):
         url: str = "",
         options: StoreOptions | None = None,
         mirror_timeout: float | None = MIRROR_TIMEOUT,
+        unmirrored: Unmirrored | None = None,
+        samples: Samples | None = None,
     ) -> None:
         super().__init__(url or source.url, options or source.options)
         self.source = source
@@ -100,9 +105,9 @@ class DualStore(Store):
         self._source_side, self._target_side = Side(source), Side(target)
         self.to_source = MirrorBreaker(lambda: probe(self._source_side), source.where, mirror_timeout)
         self.to_target = MirrorBreaker(lambda: probe(self._target_side), target.where, mirror_timeout)
-        self.unmirrored = Unmirrored()
+        self.unmirrored = unmirrored or Unmirrored()
         self.writing = Writing(self.to_source, self.to_target, self.unmirrored)
-        self.reading = Reading()
+        self.reading = Reading(samples or Samples())
         self.forgetting = Forgetting()
         self.chords = Chords(self.writing, self.to_target)
         self.groups = Groups(self.writing)

@@ -1,0 +1,345 @@
+"""How a process follows the phase of a migration without a restart.
+
+A thread of each process reads the phase every second, from the target or, if that cannot be reached, from the copy in
+the source. It also stores what this process has confirmed, which the coordinator waits for::
+
+    first verb ──> register ──> read the phase ──> verbs run ──> another phase is read ──> its verbs run
+                   (confirms                                     (confirms it when no verb of an earlier
+                    nothing)                                      phase runs any more)
+
+    no read succeeded for LEASE_SECONDS: no verb begins before the phase is read again
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from concurrent.futures import TimeoutError as NotInTime
+from copy import copy
+from functools import partial
+from typing import TypeVar
+
+from rootcellar.errors import MigrationPhaseUnknown, RootcellarError, StoreUnavailable
+from rootcellar.stores.dual.phases import STATE_KEY, UNMIRRORED_PREFIX, Known, Phase, Running
+from rootcellar.stores.dual.presence import Identity
+from rootcellar.stores.dual.sampling import Samples
+from rootcellar.stores.dual.sides import Side
+from rootcellar.stores.dual.state import Told, told_by
+from rootcellar.stores.dual.unmirrored import Unmirrored
+from rootcellar.support.backoff import Backoff
+from rootcellar.support.executor import DeadlineExecutor
+from rootcellar.support.forking import PerProcess
+from rootcellar.support.threads import start_thread
+from rootcellar.text.escaping import visible_logs
+
+logger = visible_logs(logging.getLogger(__name__))
+
+T = TypeVar("T")
+
+#: seconds for which what a process knows of the phase counts
+LEASE_SECONDS = 10.0
+#: seconds between two reads of the phase
+PAUSE_SECONDS = 1.0
+#: seconds between two tries to confirm a phase, while verbs of an earlier one run
+CONFIRM_PAUSE_SECONDS = 0.1
+#: seconds after which a process stores its value again, so that it is not taken for a silent one
+HEARTBEAT_SECONDS = 3.0
+#: seconds to wait for an answer of the target, before the source is asked
+ANSWER_SECONDS = 1.0
+#: the pauses before the target is asked again
+_PAUSES = Backoff(1_000.0, 4_000.0)
+
+
+class Following:
+    """Knows the phase of each process, see :class:`~rootcellar.stores.dual.phases.Phases`.
+
+    Args:
+        source, target: the two stores.
+        unmirrored: the results to note in the shared values.
+        samples: the reads to compare.
+    """
+
+    def __init__(self, source: Side, target: Side, unmirrored: Unmirrored, samples: Samples) -> None:
+        self._followers = PerProcess(lambda: Follower(source, target, unmirrored, samples))
+
+    def now(self) -> Known:
+        """See :class:`~rootcellar.stores.dual.phases.Phases`."""
+        return self._followers.get().now()
+
+    def begin(self) -> Running:
+        """See :class:`~rootcellar.stores.dual.phases.Phases`."""
+        return self._followers.get().begin()
+
+    def add(self, running: Running) -> None:
+        """See :class:`~rootcellar.stores.dual.phases.Phases`."""
+        self._followers.get().add(running)
+
+    def close(self) -> None:
+        """See :class:`~rootcellar.stores.dual.phases.Phases`."""
+        if (follower := self._followers.take()) is not None:
+            follower.close()
+
+
+class Follower:
+    """Follows the phase in one process. Thread-safe.
+
+    Args:
+        source, target: the two stores.
+        unmirrored: the results to note in the shared values.
+        samples: the reads to compare.
+    """
+
+    def __init__(self, source: Side, target: Side, unmirrored: Unmirrored, samples: Samples) -> None:
+        self._source, self._target = source, target
+        self._unmirrored, self._samples = unmirrored, samples
+        self._executor = DeadlineExecutor()
+        self._me = Identity()
+        self._lock = threading.Lock()
+        #: held while a thread reads the phase for all
+        self._reading = threading.Lock()
+        self._known: Known | None = None
+        self._running: weakref.WeakSet[Running] = weakref.WeakSet()
+        self._stop = threading.Event()
+        self._has_thread = False
+        self._rounds = 0
+        #: what was stored last as confirmed, and the monotonic time
+        self._stored: Known | None = None
+        self._stored_at = 0.0
+        #: why the phase could not be read, and the monotonic time
+        self._failure: tuple[MigrationPhaseUnknown, float] | None = None
+        #: how often in a row the target could not be asked, and the monotonic time until which it is not asked again
+        self._failed = 0
+        self._asks_again_at = 0.0
+        #: whether the value of this process may be in the target, and in the source
+        self._is_in: dict[Side, bool] = {target: False, source: False}
+
+    # -- for verbs
+
+    def now(self) -> Known:
+        """Return what is known; read it if it is too old."""
+        known = self._known
+        if known is None or time.monotonic() - known.read_at > LEASE_SECONDS:
+            return self._read_again()
+        return known
+
+    def begin(self) -> Running:
+        """Return what stands for a verb that runs in the phase of this moment."""
+        while True:
+            self.now()
+            with self._lock:
+                known = self._known
+                # between the two lines above, another phase may have been confirmed
+                if known is not None and time.monotonic() - known.read_at <= LEASE_SECONDS:
+                    running = Running(known)
+                    self._running.add(running)
+                    return running
+
+    def add(self, running: Running) -> None:
+        """Count something else as running."""
+        with self._lock:
+            self._running.add(running)
+
+    def _read_again(self) -> Known:
+        """Read the phase in this thread, once for all threads that need it."""
+        asked = time.monotonic()
+        with self._reading:
+            known, failure = self._known, self._failure
+            if known is not None and time.monotonic() - known.read_at <= LEASE_SECONDS:
+                return known
+            if failure is not None and failure[1] >= asked:
+                # another thread has just tried; otherwise each of many threads would wait for an answer in turn
+                raise copy(failure[0])
+            known = self._read()
+            if not self._has_thread:
+                start_thread(self._run, "rootcellar-phase")
+                self._has_thread = True
+            return known
+
+    # -- reading the phase
+
+    def _read(self) -> Known:
+        began = time.monotonic()
+        try:
+            if not self._has_thread:
+                # first, so that the coordinator knows of this process before it has confirmed anything
+                self._register()
+            told = self._told_by_either(began)
+        except RootcellarError as exc:
+            unknown = MigrationPhaseUnknown(
+                f"the phase of the migration cannot be read: {exc.what}", where=exc.where, remedy="try again"
+            )
+            # what was refused after it had worked is an outage
+            unknown.retryable = exc.retryable or self._known is not None
+            self._failure = (unknown, time.monotonic())
+            raise unknown from exc
+        self._adopt(told)
+        return told.known
+
+    def _told_by_either(self, began: float) -> Told:
+        try:
+            text = self._in_time(partial(_state_in, self._target))
+        except RootcellarError as exc:
+            logger.debug("The phase of the migration is read from the source: %s", exc)
+            text = None
+        if text is not None:
+            return told_by(text, began, self._target.where)
+        return told_by(_state_in(self._source), began, self._source.where)
+
+    def _adopt(self, told: Told) -> None:
+        """Begin verbs in another phase from now on."""
+        with self._lock:
+            known, earlier = told.known, self._known
+            if earlier is not None and not known.epoch and earlier.epoch:
+                logger.warning("The phase of the migration is not stored any more: %s goes on.", earlier.phase.name)
+                known = Known(earlier.phase, earlier.is_back, earlier.epoch, known.read_at)
+            if earlier is None or known.read_at >= earlier.read_at:
+                self._known = known
+        self._samples.begin_again((told.known.epoch, told.finished_pass))
+
+    def confirmed(self) -> Known | None:
+        """Return the phase in which everything runs that runs in this process; ``None`` if there are two."""
+        with self._lock:
+            known = self._known
+            if known is None:
+                return None
+            of_others = [each for each in self._running if not each.is_over and each.known.epoch != known.epoch]
+            return None if of_others else known
+
+    # -- the thread
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._pause()):
+            self._rounds += 1
+            for work in (self._read, self._note_unmirrored, self._compare, self._report):
+                self._guarded(work)
+
+    def _pause(self) -> float:
+        confirmed = self.confirmed()
+        is_stored = confirmed is not None and _epoch(confirmed) == _epoch(self._stored)
+        return PAUSE_SECONDS if is_stored else CONFIRM_PAUSE_SECONDS
+
+    def _guarded(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except RootcellarError as exc:
+            logger.debug("Following the migration: %s", exc)
+        except Exception:
+            # this thread must continue: without it, every verb reads the phase
+            logger.exception("Following the migration failed. Trying again.")
+
+    def _note_unmirrored(self) -> None:
+        known = self._known
+        if known is None:
+            return
+        decider = self._target if known.phase.target_decides else self._source
+        for task_id in self._unmirrored.waiting():
+            decider.shared.share(UNMIRRORED_PREFIX + task_id, "{}")
+            self._unmirrored.written(task_id)
+
+    def _compare(self) -> None:
+        known = self._known
+        if known is not None and known.phase is Phase.DUAL:
+            self._in_time(lambda: self._samples.compare(self._source, self._target))
+
+    # -- the value of this process
+
+    def _register(self) -> None:
+        """Store that this process exists, and remove what dead processes of this host have left."""
+        self._store(None)
+        for side, is_there in self._is_in.items():
+            if is_there:
+                self._guarded(partial(self._remove_dead, side))
+
+    def _remove_dead(self, side: Side) -> None:
+        if dead := self._me.dead(side.shared.shared(self._me.keys_of_host)):
+            side.shared.unshare(dead)
+
+    def _report(self) -> None:
+        """Store what this process has confirmed, if it has changed or was stored some seconds ago."""
+        # while verbs of an earlier phase run, what was confirmed last is still true
+        confirmed = self.confirmed() or self._stored
+        is_new = _epoch(confirmed) != _epoch(self._stored)
+        if is_new or time.monotonic() - self._stored_at >= HEARTBEAT_SECONDS:
+            self._store(confirmed)
+
+    def _store(self, confirmed: Known | None) -> None:
+        """Store the value of this process in the target or, if that cannot be reached, in the source."""
+        text = self._value(confirmed)
+        try:
+            self._is_in[self._target] = True
+            self._in_time(lambda: self._target.shared.share(self._me.key, text))
+        except RootcellarError as exc:
+            logger.debug("The phase is confirmed in the source: %s", exc)
+            self._is_in[self._source] = True
+            self._source.shared.share(self._me.key, text)
+        else:
+            if self._is_in[self._source]:
+                self._source.shared.unshare([self._me.key])
+                self._is_in[self._source] = False
+        self._stored, self._stored_at = confirmed, time.monotonic()
+
+    def _value(self, confirmed: Known | None) -> str:
+        compared, differing = self._samples.counts
+        return json.dumps(
+            {
+                "phase": None if confirmed is None else int(confirmed.phase),
+                "epoch": None if confirmed is None else confirmed.epoch,
+                "role": self._me.role,
+                "namespace": self._me.namespace,
+                "counters": {
+                    "unmirrored": self._unmirrored.count,
+                    "sampled": compared,
+                    "differing": dict(differing),
+                    "rounds": self._rounds,
+                },
+            }
+        )
+
+    # -- both
+
+    def _in_time(self, work: Callable[[], T]) -> T:
+        """Return what ``work`` returns, which asks the target. After a failure it is not asked for a while.
+
+        Raises:
+            StoreUnavailable: it failed, took too long, or is not asked.
+        """
+        if time.monotonic() < self._asks_again_at:
+            raise StoreUnavailable("it could not be reached a moment ago", where=self._target.where)
+        try:
+            answer = self._executor.call(work, ANSWER_SECONDS)
+        except (RootcellarError, NotInTime) as exc:
+            self._failed += 1
+            self._asks_again_at = time.monotonic() + _PAUSES.before(self._failed)
+            if isinstance(exc, NotInTime):
+                exc = StoreUnavailable(f"no answer within {ANSWER_SECONDS:g} s", where=self._target.where)
+            raise exc from None
+        self._failed = 0
+        return answer
+
+    def close(self) -> None:
+        """End the thread, note what is not mirrored, and remove the value of this process."""
+        self._stop.set()
+        self._guarded(self._note_unmirrored)
+        for side, is_there in self._is_in.items():
+            if is_there:
+                self._guarded(partial(self._remove, side))
+
+    def _remove(self, side: Side) -> None:
+        try:
+            self._executor.call(partial(side.shared.unshare, [self._me.key]), ANSWER_SECONDS)
+        except NotInTime:
+            logger.debug("The value of this process stays in %s.", side.where)
+
+
+def _epoch(known: Known | None) -> int:
+    """Return the epoch of a phase; -1 for nothing."""
+    return -1 if known is None else known.epoch
+
+
+def _state_in(side: Side) -> str | None:
+    found = side.shared.shared(STATE_KEY).get(STATE_KEY)
+    return None if found is None else found.value
