@@ -8,12 +8,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 from rootcellar.migration.coordinator import Coordinator, Options, Watching
 from rootcellar.migration.pair import Pair, pair_of
-from rootcellar.migration.state import PROCESSES, StateBook, find_state
+from rootcellar.migration.state import PROCESSES, StateBook, find_state, is_over
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import Store, open_store
+from rootcellar.stores.dual.phases import Phase
 from rootcellar.testing.memory import forget_place
 
 #: no test waits for these times
@@ -95,3 +97,20 @@ def coordinator(pair: Pair, options: Options = QUICK, watching: Watching | None 
 def book(pair: Pair) -> StateBook:
     """Return the state of a migration."""
     return StateBook(pair, "bob")
+
+
+@contextmanager
+def sqlite_pair(folder: Path) -> Iterator[Pair]:
+    """Two empty files of SQLite."""
+    pair = pair_of(*(open_store(f"sqlite:///{folder}/{name}.sqlite3") for name in ("source", "target")))
+    yield pair
+    pair.close()
+
+
+def to_phase(pair: Pair, phase: Phase) -> None:
+    """Let a migration reach a phase."""
+    while (state := book(pair).find()) is None or is_over(state) or state.phase < phase:
+        if state is None or is_over(state) or state.phase is Phase.PREPARED:
+            coordinator(pair).start()
+        else:
+            coordinator(pair).advance()

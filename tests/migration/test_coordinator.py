@@ -2,17 +2,576 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from rootcellar.errors import (
+    MigrationBusy,
+    MigrationChordsOpen,
+    MigrationDiffers,
+    MigrationRefused,
+    MigrationUnconfirmed,
+)
+from rootcellar.migration.confirmations import Process
+from rootcellar.migration.coordinator import Coordinator, Watching, postpone, set_rate
+from rootcellar.migration.operator import OperatorLock
+from rootcellar.migration.pair import Pair, pair_of
+from rootcellar.migration.state import PROCESSES, STATE, UNMIRRORED, Direction, PassState, State, find_state, text_of
+from rootcellar.migration.status import read_status, status_object
+from rootcellar.records import ChordRecord, GroupRecord, Payload
+from rootcellar.stores import open_store
 from rootcellar.stores.dual.phases import Phase
-from tests.migration.coordinating import Follower, coordinator, in_store, memory_pair, records
+from rootcellar.stores.holding import Holding
+from rootcellar.stores.mirroring import fingerprint
+from tests.migration.coordinating import (
+    QUICK,
+    Follower,
+    book,
+    coordinator,
+    in_store,
+    memory_pair,
+    record,
+    records,
+    sqlite_pair,
+    to_phase,
+)
+
+BETWEEN = (Phase.DUAL, Phase.SWITCHING, Phase.TARGET_FIRST)
+
+
+def phase_of(pair: Pair) -> Phase:
+    return book(pair).read().phase
+
+
+# -- forth
 
 
 def test_migration_goes_through_all_phases_and_copies_everything() -> None:
     with memory_pair() as pair, Follower(pair, "a/1-1"), Follower(pair, "b/2-1"):
-        for each in records(2_500):
-            pair.source.store.put(each)
+        pair.source.mirrored.copy(records(2_500))
+        group = GroupRecord(group_id="g", result=Payload(b"[]"), done_at=datetime.now(timezone.utc))
+        pair.source.store.put_group(group)
         begun = coordinator(pair).start()
         assert begun.phase is Phase.DUAL
         assert in_store(pair.target.store) == in_store(pair.source.store)
+        assert pair.target.store.get_group("g") == group
         phases = [coordinator(pair).advance().phase for _ in range(3)]
         assert phases == [Phase.SWITCHING, Phase.TARGET_FIRST, Phase.TARGET_ONLY]
         assert coordinator(pair).retire().phase is Phase.RETIRED
+
+
+def test_state_is_in_both_stores_after_each_step() -> None:
+    with memory_pair() as pair:
+        for phase in Phase:
+            if phase is Phase.RETIRED:
+                coordinator(pair).retire()
+            elif phase is not Phase.PREPARED:
+                to_phase(pair, phase)
+                assert find_state(pair.source) == find_state(pair.target)
+                assert book(pair).read().phase is phase
+
+
+def test_copy_in_the_source_is_not_replaced_by_one_of_an_earlier_phase() -> None:
+    with memory_pair() as pair:
+        to_phase(pair, Phase.DUAL)
+        early = book(pair).read()
+        to_phase(pair, Phase.SWITCHING)
+        pair.target.values.share(STATE, text_of(early))
+        book(pair).note("somebody who was late")
+        in_source = find_state(pair.source)
+        assert in_source is not None
+        assert in_source.phase is Phase.SWITCHING
+
+
+def test_what_was_forgotten_in_the_source_is_removed_from_the_target() -> None:
+    with memory_pair() as pair:
+        pair.source.store.put(record("kept"))
+        coordinator(pair).prepare()
+        pair.target.store.put(record("late-mirror"))
+        coordinator(pair).start()
+        assert set(in_store(pair.target.store)) == {"kept"}
+        assert set(pair.target.mirrored.burials_of(["late-mirror"])) == {"late-mirror"}
+
+
+@pytest.mark.parametrize("phase", [Phase.DUAL, Phase.SWITCHING, Phase.TARGET_FIRST])
+def test_result_that_a_killed_writer_left_in_the_source_is_copied_before_the_next_phase(phase: Phase) -> None:
+    with memory_pair() as pair:
+        to_phase(pair, phase)
+        pair.source.store.put(record("left"))
+        # what was compared before does not count for what was noted later
+        pair.source.values.share(f"{UNMIRRORED}left", "{}")
+        coordinator(pair).advance()
+        assert pair.target.store.get("left") == record("left")
+
+
+def test_noted_results_are_repaired_and_not_noted_any_more() -> None:
+    with memory_pair() as pair:
+        to_phase(pair, Phase.DUAL)
+        pair.source.store.put(record("again", "FAILURE", "second"))
+        pair.target.store.put(record("again", "FAILURE", "first", minutes_ago=9))
+        pair.source.values.share(f"{UNMIRRORED}again", "{}")
+        assert read_status(pair).unmirrored == 1
+        coordinator(pair).advance()
+        assert pair.target.store.get("again") == record("again", "FAILURE", "second")
+        assert read_status(pair).unmirrored == 0
+
+
+def test_two_successes_of_one_task_become_that_of_the_target() -> None:
+    with memory_pair() as pair:
+        to_phase(pair, Phase.DUAL)
+        pair.source.store.put(record("twice", value="in source"))
+        pair.target.store.put(record("twice", value="in target"))
+        pair.source.values.share(f"{UNMIRRORED}twice", "{}")
+        coordinator(pair).advance()
+        assert pair.source.store.get("twice") == pair.target.store.get("twice") == record("twice", value="in target")
+
+
+@pytest.mark.parametrize("phase", BETWEEN)
+def test_group_that_differs_becomes_that_of_the_store_that_decides(phase: Phase) -> None:
+    def group(text: bytes) -> GroupRecord:
+        return GroupRecord(group_id="g", result=Payload(text), done_at=datetime.now(timezone.utc))
+
+    with memory_pair() as pair:
+        to_phase(pair, phase)
+        pair.source.store.put_group(group(b'"source"'))
+        pair.target.store.put_group(group(b'"target"'))
+        book(pair).change(lambda state: replace(state, verified=None))
+        coordinator(pair).advance()
+        found = [side.store.get_group("g") for side in (pair.source, pair.target)]
+        wanted = b'"target"' if phase is Phase.TARGET_FIRST else b'"source"'
+        assert [each.result.body for each in found if each is not None] == [wanted, wanted]
+
+
+def test_result_that_the_source_has_evicted_does_not_stop_a_step() -> None:
+    with memory_pair() as pair:
+        to_phase(pair, Phase.SWITCHING)
+        pair.target.store.put(record("evicted"))
+        state = coordinator(pair).advance()
+        assert state.verified is not None
+        assert (state.verified.is_clean, state.verified.only_in_target) == (True, 1)
+        assert pair.target.store.get("evicted") == record("evicted")
+
+
+def test_late_mirror_of_what_was_forgotten_is_removed_by_a_comparison() -> None:
+    with memory_pair() as pair:
+        to_phase(pair, Phase.SWITCHING)
+        pair.source.store.put(record("forgotten"))
+        pair.source.mirrored.bury(["forgotten"])
+        pair.target.store.put(record("forgotten"))
+        coordinator(pair).advance()
+        assert pair.target.store.get("forgotten") is None
+
+
+def test_tasks_that_have_not_ended_do_not_stop_a_step() -> None:
+    with memory_pair() as pair:
+        for number in range(20):
+            pair.source.store.put(record(f"running-{number}", "STARTED", None, done_at=None))
+        state = coordinator(pair).start()
+        assert state.verified is not None
+        assert state.verified.is_clean
+
+
+def test_holds_of_the_source_are_placed_in_the_target_once(tmp_path: Path) -> None:
+    with sqlite_pair(tmp_path) as pair:
+        source, target = pair.source.store.ability(Holding), pair.target.store.ability(Holding)
+        assert source is not None
+        assert target is not None
+        source.place_hold("task:shop.*", "lawsuit 17", "ann", datetime.now(timezone.utc))
+        for _ in range(2):
+            coordinator(pair).start()
+        coordinator(pair).rollback()
+        coordinator(pair).start()
+        assert [(each.filter, each.reason, each.placed_by) for each in target.holds()] == [
+            ("task:shop.*", "lawsuit 17", "ann")
+        ]
+
+
+def test_holds_that_the_target_cannot_keep_refuse_the_migration(tmp_path: Path) -> None:
+    with sqlite_pair(tmp_path) as both, memory_pair() as memory:
+        holding = both.source.store.ability(Holding)
+        assert holding is not None
+        holding.place_hold("task:shop.*", "lawsuit 17", "ann", datetime.now(timezone.utc))
+        pair = pair_of(both.source.store, memory.target.store)
+        with pytest.raises(MigrationRefused, match="cannot keep holds"):
+            coordinator(pair).start()
+        assert phase_of(pair) is Phase.PREPARED
+
+
+def test_target_with_results_of_something_else_is_refused() -> None:
+    with memory_pair() as pair:
+        pair.target.store.put(record("of-another-application"))
+        with pytest.raises(MigrationRefused, match="has results already"):
+            coordinator(pair).start()
+        assert set(in_store(pair.target.store)) == {"of-another-application"}
+
+
+def test_store_that_takes_part_in_another_migration_is_refused() -> None:
+    with memory_pair() as first, memory_pair() as second:
+        to_phase(first, Phase.DUAL)
+        with pytest.raises(MigrationRefused, match="takes part in another migration"):
+            coordinator(pair_of(first.source.store, second.target.store)).start()
+
+
+def test_migration_in_the_other_direction_begins_after_retire() -> None:
+    with memory_pair() as pair:
+        pair.source.store.put(record("one"))
+        to_phase(pair, Phase.TARGET_ONLY)
+        coordinator(pair).retire()
+        pair.source.store.delete(["one"])
+        back = pair_of(pair.target.store, pair.source.store)
+        to_phase(back, Phase.TARGET_ONLY)
+        assert pair.source.store.get("one") == record("one")
+
+
+# -- who has not confirmed
+
+
+def without_patience(pair: Pair, **options: object) -> Coordinator:
+    return coordinator(pair, replace(QUICK, patience=0.2, **options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("phase", BETWEEN)
+def test_silent_process_is_named_and_the_phase_stays(phase: Phase) -> None:
+    with memory_pair() as pair, Follower(pair, "web1/1-1"), Follower(pair, "web2/4711-5") as frozen:
+        to_phase(pair, phase)
+        frozen.frozen.set()
+        before = phase_of(pair)
+        with pytest.raises(MigrationUnconfirmed) as caught:
+            without_patience(pair).advance()
+        assert caught.value.processes == ("web2/4711",)
+        assert "web2/4711" in str(caught.value)
+        assert phase_of(pair) == before + 1
+        # nobody goes further than one phase ahead of it
+        with pytest.raises(MigrationUnconfirmed):
+            without_patience(pair).advance() if before < Phase.TARGET_FIRST else without_patience(pair).retire()
+        assert phase_of(pair) == before + 1
+        status = read_status(pair)
+        assert [each.name for each in status.silent] == ["web2/4711"]
+        assert status_object(status)["unconfirmed"] == ["web2/4711"]
+        frozen.frozen.clear()
+        if before < Phase.TARGET_FIRST:
+            assert coordinator(pair).advance().phase == before + 2
+
+
+@pytest.mark.parametrize("name", ["web2", "web2/4711", "web2/4711-5"])
+def test_operator_may_go_on_without_a_silent_process(name: str) -> None:
+    with memory_pair() as pair, Follower(pair, "web1/1-1"), Follower(pair, "web2/4711-5") as frozen:
+        to_phase(pair, Phase.DUAL)
+        frozen.frozen.set()
+        state = coordinator(pair, replace(QUICK, without=(name,))).advance()
+        assert state.phase is Phase.SWITCHING
+        assert state.without == ("web2/4711-5",)
+        assert "goes on without web2/4711" in {each.text for each in state.log}
+        assert [each.name for each in read_status(pair).left_out] == ["web2/4711"]
+
+
+def test_process_that_was_left_out_and_confirms_again_counts_again() -> None:
+    with memory_pair() as pair, Follower(pair, "web2/4711-5") as frozen:
+        to_phase(pair, Phase.DUAL)
+        frozen.frozen.set()
+        coordinator(pair, replace(QUICK, without=("web2",))).advance()
+        frozen.frozen.clear()
+        assert coordinator(pair).advance().without == ()
+        frozen.frozen.set()
+        with pytest.raises(MigrationUnconfirmed):
+            without_patience(pair).advance()
+
+
+def test_name_that_no_process_has_is_refused() -> None:
+    with memory_pair() as pair, Follower(pair, "web2/4711-5") as frozen:
+        to_phase(pair, Phase.DUAL)
+        frozen.frozen.set()
+        with pytest.raises(MigrationRefused, match=r"web3.*web2/4711"):
+            coordinator(pair, replace(QUICK, without=("web3",))).advance()
+
+
+def test_process_that_has_confirmed_nothing_is_waited_for() -> None:
+    with memory_pair() as pair:
+        pair.target.values.share(f"{PROCESSES}web1/9-9", json.dumps({"phase": None, "epoch": None}))
+        with pytest.raises(MigrationUnconfirmed, match="web1/9"):
+            without_patience(pair).start()
+        assert phase_of(pair) is Phase.PREPARED
+
+
+def test_process_that_confirms_in_the_source_only_counts() -> None:
+    with memory_pair() as pair:
+        state = coordinator(pair).start()
+        text = json.dumps({"phase": int(state.phase), "epoch": state.epoch})
+        pair.target.values.share(f"{PROCESSES}web1/9-9", json.dumps({"phase": 0, "epoch": 1}))
+        pair.source.values.share(f"{PROCESSES}web1/9-9", text)
+        assert read_status(pair).silent == []
+
+
+def test_confirmation_of_an_earlier_visit_of_the_same_phase_does_not_count() -> None:
+    with memory_pair() as pair:
+        to_phase(pair, Phase.SWITCHING)
+        early = book(pair).read()
+        to_phase(pair, Phase.TARGET_FIRST)
+        assert coordinator(pair).rollback(Phase.SWITCHING).epoch == early.epoch + 2
+        text = json.dumps({"phase": int(early.phase), "epoch": early.epoch})
+        pair.target.values.share(f"{PROCESSES}web1/9-9", text)
+        assert [each.name for each in read_status(pair).silent] == ["web1/9"]
+
+
+# -- one operator at a time
+
+
+def test_second_operator_is_refused_and_told_who_works() -> None:
+    with memory_pair() as pair:
+        coordinator(pair).prepare()
+        with OperatorLock(book(pair), "copies"), pytest.raises(MigrationBusy, match="bob coordinates"):
+            coordinator(pair).start()
+        assert coordinator(pair).start().phase is Phase.DUAL
+
+
+def test_silent_operator_is_replaced_and_cannot_change_the_phase_any_more() -> None:
+    with memory_pair() as pair:
+        coordinator(pair).prepare()
+        # it never renews its lock, as a process that stands still
+        frozen = OperatorLock(book(pair), "copies", silent=0.05, renewal=1_000.0)
+        with frozen:
+            taken = threading.Event()
+            while not taken.wait(0.02):
+                try:
+                    with OperatorLock(book(pair), "takes over", silent=0.05):
+                        taken.set()
+                except MigrationBusy:
+                    continue
+            with pytest.raises(MigrationBusy, match="taken over"):
+                frozen.check()
+            with pytest.raises(MigrationBusy, match="taken over"):
+                frozen.fenced(book(pair).read())
+
+
+class _Stops(Watching):
+    """Ends a pass in its middle, as a signal does."""
+
+    def __init__(self, after: int) -> None:
+        self._after = after
+
+    def passes(self, work: PassState) -> None:
+        if work.done >= self._after:
+            raise SystemExit(143)
+
+
+def test_interrupted_pass_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rootcellar.migration.passes.KEEP_EVERY", 0.0)
+    with sqlite_pair(tmp_path) as pair:
+        pair.source.mirrored.copy(records(3_000))
+        with pytest.raises(SystemExit):
+            coordinator(pair, watching=_Stops(1_000)).start()
+        work = book(pair).read().work
+        assert work is not None
+        assert work.cursor is not None
+        assert work.done < 3_000
+        seen: list[PassState] = []
+
+        class Sees(Watching):
+            def passes(self, work: PassState) -> None:
+                seen.append(work)
+
+        state = coordinator(pair, watching=Sees()).start()
+        assert seen[0].done > work.done
+        assert state.work is not None
+        assert state.work.done == 3_000
+        assert len(in_store(pair.target.store)) == 3_000
+
+
+# -- postponing, the rate, and differences
+
+
+class _During(Watching):
+    """Does something once, while a pass runs."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work: Callable[[], object] | None = work
+
+    def passes(self, work: PassState) -> None:
+        if self._work is not None:
+            self._work()
+            self._work = None
+
+
+def test_postponement_during_a_pass_keeps_the_phase_until_the_operator_advances() -> None:
+    with memory_pair() as pair:
+        to_phase(pair, Phase.SWITCHING)
+        watching = _During(lambda: postpone(book(pair), "not before the release"))
+        with pytest.raises(MigrationRefused, match="not before the release"):
+            coordinator(pair, watching=watching).advance()
+        state = book(pair).read()
+        assert state.phase is Phase.SWITCHING
+        assert state.finished_pass is not None
+        assert coordinator(pair).advance().phase is Phase.TARGET_FIRST
+
+
+def test_rate_that_is_changed_from_elsewhere_is_followed_by_the_pass() -> None:
+    with memory_pair() as pair:
+        pair.source.mirrored.copy(records(3_000))
+        coordinator(pair).prepare()
+        set_rate(book(pair), 10)  # five minutes
+        watching = _During(lambda: set_rate(book(pair), None))
+        state = coordinator(pair, replace(QUICK, renewal=0.05), watching=watching).start()
+        assert state.rate is None
+        assert len(in_store(pair.target.store)) == 3_000
+
+
+def damaged_pair(folder: Path) -> Pair:
+    """Return a pair whose source has a result that cannot be read."""
+    pair = pair_of(*(open_store(f"sqlite:///{folder}/{name}.sqlite3") for name in ("source", "target")))
+    pair.source.mirrored.copy(records(10))
+    with closing(sqlite3.connect(folder / "source.sqlite3")) as connection, connection:
+        connection.execute("UPDATE celery_taskmeta SET result_exact = 5 WHERE task_id = 'task-00003'")
+    return pair
+
+
+def test_step_ends_with_a_list_if_the_stores_differ(tmp_path: Path) -> None:
+    pair = damaged_pair(tmp_path)
+    with pytest.raises(MigrationDiffers, match=r"1 missing.*task-00003"):
+        coordinator(pair).start()
+    verified = book(pair).read().verified
+    assert verified is not None
+    assert verified.examples == {"missing": ("task-00003",)}
+    with pytest.raises(MigrationDiffers):
+        coordinator(pair).advance()
+    assert phase_of(pair) is Phase.DUAL
+    assert coordinator(pair, replace(QUICK, accept_differences=True)).advance().phase is Phase.SWITCHING
+    pair.close()
+
+
+# -- back
+
+
+@pytest.mark.parametrize("phase", BETWEEN)
+def test_rollback_ends_in_the_source_with_every_result(phase: Phase) -> None:
+    with memory_pair() as pair, Follower(pair, "web1/1-1"):
+        pair.source.store.put(record("old"))
+        to_phase(pair, phase)
+        if phase is Phase.TARGET_FIRST:
+            # a writer of target first was killed before it wrote to the source
+            pair.target.store.put(record("new"))
+            pair.target.store.put(record("failed", "FAILURE"))
+        state = coordinator(pair).rollback()
+        assert (state.phase, state.direction) == (Phase.PREPARED, Direction.BACK)
+        wanted = {"old", "new", "failed"} if phase is Phase.TARGET_FIRST else {"old"}
+        assert set(in_store(pair.source.store)) == wanted
+
+
+def test_rollback_applies_burials_of_the_target() -> None:
+    with memory_pair() as pair:
+        pair.source.store.put(record("forgotten"))
+        to_phase(pair, Phase.TARGET_FIRST)
+        pair.target.mirrored.bury(["forgotten"])
+        coordinator(pair).rollback()
+        assert in_store(pair.source.store) == {}
+
+
+def test_rollback_goes_through_the_phases_one_by_one_and_begins_again() -> None:
+    with memory_pair() as pair, Follower(pair, "web1/1-1"):
+        to_phase(pair, Phase.TARGET_FIRST)
+        epoch = book(pair).read().epoch
+        assert coordinator(pair).rollback().epoch == epoch + 3
+        assert coordinator(pair).start().phase is Phase.DUAL
+        to_phase(pair, Phase.TARGET_ONLY)
+
+
+def test_there_is_no_way_back_from_target_only() -> None:
+    with memory_pair() as pair:
+        to_phase(pair, Phase.TARGET_ONLY)
+        with pytest.raises(MigrationRefused, match="no way back"):
+            coordinator(pair).rollback()
+
+
+# -- the end
+
+
+@pytest.mark.parametrize("phase", BETWEEN)
+def test_retire_is_refused_before_target_only(phase: Phase) -> None:
+    with memory_pair() as pair:
+        to_phase(pair, phase)
+        with pytest.raises(MigrationRefused, match="the source is still in use"):
+            coordinator(pair).retire()
+        assert phase_of(pair) is phase
+
+
+def test_retire_is_refused_while_chords_are_open_in_the_source() -> None:
+    with memory_pair() as pair:
+        for number in range(3):
+            pair.source.store.begin_chord(ChordRecord(group_id=f"chord-{number}"))
+        to_phase(pair, Phase.TARGET_ONLY)
+        with pytest.raises(MigrationChordsOpen, match="3 chords are open in the source"):
+            coordinator(pair).retire()
+        assert phase_of(pair) is Phase.TARGET_ONLY
+        pair.source.store.finish_chord("chord-0")
+        with pytest.raises(MigrationChordsOpen, match="2 chords are open"):
+            coordinator(pair).retire()
+        assert coordinator(pair, replace(QUICK, abandon_chords=True)).retire().phase is Phase.RETIRED
+
+
+def test_retire_leaves_nothing_but_the_state() -> None:
+    with memory_pair() as pair:
+        to_phase(pair, Phase.DUAL)
+        for side in (pair.source, pair.target):
+            side.mirrored.bury(["forgotten"])
+        to_phase(pair, Phase.TARGET_ONLY)
+        coordinator(pair).retire()
+        for side in (pair.source, pair.target):
+            assert list(side.values.shared("migration/")) == [STATE]
+            assert side.mirrored.burials(None, 10) == ([], None)
+
+
+def test_migration_that_was_rolled_back_is_ended_by_retire() -> None:
+    with memory_pair() as pair:
+        to_phase(pair, Phase.TARGET_FIRST)
+        pair.target.store.begin_chord(ChordRecord(group_id="begun in the target"))
+        coordinator(pair).rollback()
+        for again in (coordinator(pair).retire, coordinator(pair).start):
+            with pytest.raises(MigrationChordsOpen, match="1 chord is open in the target"):
+                again()
+        pair.target.store.finish_chord("begun in the target")
+        assert coordinator(pair).retire().phase is Phase.PREPARED
+        assert [dict(side.values.shared("migration/")) for side in (pair.source, pair.target)] == [{}, {}]
+
+
+# -- the passes
+
+
+def test_passes_may_be_done_twice() -> None:
+    with memory_pair() as pair:
+        pair.source.mirrored.copy(records(50))
+        to_phase(pair, Phase.DUAL)
+        before = {key: fingerprint(each) for key, each in in_store(pair.target.store).items()}
+        for _ in range(2):
+            pair.source.values.share(f"{UNMIRRORED}task-00001", "{}")
+            book(pair).change(lambda state: replace(state, work=None, verified=None))
+            coordinator(pair).start()
+        assert {key: fingerprint(each) for key, each in in_store(pair.target.store).items()} == before
+
+
+def test_status_of_a_migration_that_has_not_begun_is_empty() -> None:
+    with memory_pair() as pair:
+        status = read_status(pair)
+        assert (status.state, status.silent, status.owner) == (None, [], None)
+        assert status_object(status)["begun"] is False
+
+
+def test_waiting_coordinator_says_for_whom_it_waits() -> None:
+    named: list[Sequence[Process]] = []
+
+    class Sees(Watching):
+        def waits(self, state: State, silent: Sequence[Process], seconds: float) -> None:
+            named.append(silent)
+
+    with memory_pair() as pair, Follower(pair, "web2/4711-5") as frozen:
+        to_phase(pair, Phase.DUAL)
+        frozen.frozen.set()
+        with pytest.raises(MigrationUnconfirmed):
+            coordinator(pair, replace(QUICK, patience=0.1), watching=Sees()).advance()
+        assert [each.name for each in named[-1]] == ["web2/4711"]

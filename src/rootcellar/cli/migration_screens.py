@@ -171,6 +171,8 @@ def verified_line(verified: VerifiedState) -> str:
     parts.append(f"{left:,} differ" if left else "none differs")
     if verified.is_accepted and left:
         parts.append("accepted")
+    if verified.only_in_target:
+        parts.append(f"{verified.only_in_target:,} only in the target")
     return ", ".join(parts)
 
 

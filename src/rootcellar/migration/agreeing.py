@@ -1,7 +1,8 @@
 """Lets both stores agree on single tasks, by the rules by which the processes themselves store a result.
 
 While the source decides, its record is mirrored, and a SUCCESS that the target has already wins. While the target
-decides, it is the other way round. Both ways end only when the deciding store has not changed meanwhile.
+decides, it is the other way round. Both ways end only when the deciding store has not changed meanwhile. A record that
+cannot be read is left alone.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from rootcellar.migration.pair import Pair
 from rootcellar.migration.walking import persistent
 from rootcellar.records import TaskRecord
 from rootcellar.stores.dual.phases import Phase
-from rootcellar.stores.mirroring import fingerprint
+from rootcellar.stores.fields import damaged_fields
+from rootcellar.stores.mirroring import fingerprint, is_buried
 
 #: how often a task is looked at again because it has changed meanwhile; then its own processes are at work
 TRIES = 5
@@ -26,7 +28,19 @@ def agreeing(pair: Pair, phase: Phase) -> Agree:
     """Return what makes both stores agree on a task, in a phase in which both are written."""
     if phase >= Phase.TARGET_FIRST:
         return lambda task_id: _by_target(pair, task_id)
-    return lambda task_id: _by_source(pair, task_id)
+    return lambda task_id: _by_source(pair, task_id, phase)
+
+
+def agree_on_group(pair: Pair, phase: Phase, group_id: str) -> None:
+    """Make both stores agree on a saved group: the store that decides has the one that counts, if it has one."""
+    decider, other = (pair.target, pair.source) if phase >= Phase.TARGET_FIRST else (pair.source, pair.target)
+    decided = persistent(lambda: decider.store.get_group(group_id))
+    if decided is not None:
+        persistent(partial(other.store.put_group, decided))
+        return
+    left = persistent(lambda: other.store.get_group(group_id))
+    if left is not None and decider is pair.target:
+        persistent(partial(decider.streamed.copy_groups, [left]))
 
 
 def is_success(record: TaskRecord | None) -> bool:
@@ -41,11 +55,14 @@ def are_same(one: TaskRecord | None, other: TaskRecord | None) -> bool:
     return fingerprint(one) == fingerprint(other)
 
 
-def _by_source(pair: Pair, task_id: str) -> None:
+def _by_source(pair: Pair, task_id: str, phase: Phase) -> None:
     source, target = pair.source, pair.target
     decided = persistent(lambda: source.store.get(task_id))
     for _ in range(TRIES):
         if decided is None:
+            _bury_in_target(pair, task_id, phase)
+            return
+        if damaged_fields(decided):
             return
         mirrored = persistent(partial(target.mirrored.mirror, decided)).record
         if mirrored is not None and mirrored.state == "SUCCESS" and not are_same(mirrored, decided):
@@ -61,10 +78,27 @@ def _by_source(pair: Pair, task_id: str) -> None:
         decided = again
 
 
+def _bury_in_target(pair: Pair, task_id: str, phase: Phase) -> None:
+    """Remove from the target what was forgotten in the source.
+
+    As long as nobody reads the target, this is everything that the source lacks.
+    """
+    left = persistent(lambda: pair.target.store.get(task_id))
+    if left is None:
+        return
+    if phase is not Phase.DUAL:
+        burial = persistent(lambda: pair.source.mirrored.burials_of([task_id])).get(task_id)
+        if not is_buried(left, burial):
+            return
+    persistent(partial(pair.target.mirrored.bury_same, [left]))
+
+
 def _by_target(pair: Pair, task_id: str) -> None:
     source, target = pair.source, pair.target
     for _ in range(TRIES):
         decided = persistent(lambda: target.store.get(task_id))
+        if decided is not None and damaged_fields(decided):
+            return
         if decided is not None and decided.state == "SUCCESS":
             persistent(partial(source.mirrored.settle, decided))
             return

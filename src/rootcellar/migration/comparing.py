@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import partial
 
-from rootcellar.migration.agreeing import agreeing
-from rootcellar.migration.checksums import Difference, differences
+from rootcellar.migration.agreeing import agree_on_group, agreeing
+from rootcellar.migration.checksums import Difference, differences, same_group
 from rootcellar.migration.pair import Pair
 from rootcellar.migration.progress import Progress
 from rootcellar.migration.throttle import Throttle
 from rootcellar.migration.verifying import Found
 from rootcellar.migration.walking import persistent
-from rootcellar.records import TaskRecord
+from rootcellar.records import GroupRecord, TaskRecord
 from rootcellar.stores.dual.phases import Phase
 
 #: how many differences are looked at again one by one, and how many ids of each class are named
@@ -31,6 +31,7 @@ LOOKS, PAUSE = 3, 0.3
 #: the clocks of two servers differ a little: what expires in this time may be deleted in one of them
 _SOON = timedelta(seconds=2)
 _BATCH = 500
+_MORE = frozenset({Difference.ONLY_IN_TARGET, Difference.GROUP_ONLY_IN_TARGET})
 _OF_GROUPS = frozenset({Difference.GROUP_MISSING, Difference.GROUP_ONLY_IN_TARGET, Difference.GROUP})
 
 
@@ -43,6 +44,8 @@ class Compared:
         repaired: how many tasks were different, and are the same now.
         left: how many are different, by class.
         unfinished: how many tasks differ that have not ended.
+        only_in_target: how many tasks and groups only the target has. Nothing is lost by that: the source may have
+            evicted them, or deleted them when they expired.
         examples: ids of some of them, by class.
     """
 
@@ -50,10 +53,14 @@ class Compared:
     repaired: int = 0
     left: Counter[str] = field(default_factory=Counter)
     unfinished: int = 0
+    only_in_target: int = 0
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: Difference, record_id: str) -> None:
         """Count a difference."""
+        if kind in _MORE:
+            self.only_in_target += 1
+            return
         self.left[kind.value] += 1
         known = self.examples.setdefault(kind.value, [])
         if len(known) < NAMED:
@@ -83,6 +90,7 @@ class Comparing:
         pause: float = PAUSE,
     ) -> None:
         self._pair = pair
+        self._phase = phase
         self._agree = agreeing(pair, phase)
         self._throttle = throttle
         self._check = check
@@ -96,14 +104,17 @@ class Comparing:
             RootcellarError: a server cannot be reached for about a minute, or refuses.
         """
         found: dict[str, Found] = {}
+        groups: dict[str, Found] = {}
         beyond: list[Found] = []
 
         def note(each: Found) -> None:
-            if each.kind in _OF_GROUPS or (len(found) >= MOST and each.record_id not in found):
+            noted = groups if each.kind in _OF_GROUPS else found
+            if len(noted) >= MOST and each.record_id not in noted:
+                # only counted, and repaired by the next comparison
                 beyond.append(each)
             else:
                 # the first difference of a record is the most important one
-                found.setdefault(each.record_id, each)
+                noted.setdefault(each.record_id, each)
 
         progress = Progress()
 
@@ -116,6 +127,7 @@ class Comparing:
         for each in beyond:
             compared.add(each.kind, each.record_id)
         self._look_again(list(found), compared)
+        self._look_at_groups(list(groups), compared)
         return compared
 
     def _look_again(self, ids: Sequence[str], compared: Compared) -> None:
@@ -135,6 +147,18 @@ class Comparing:
                 compared.add(kind, task_id)
             else:
                 compared.unfinished += 1
+
+    def _look_at_groups(self, ids: Sequence[str], compared: Compared) -> None:
+        for group_id in ids:
+            self._check()
+            agree_on_group(self._pair, self._phase, group_id)
+            in_source = persistent(partial(self._pair.source.store.get_group, group_id))
+            in_target = persistent(partial(self._pair.target.store.get_group, group_id))
+            kind = _difference_of_groups(in_source, in_target)
+            if kind is None:
+                compared.repaired += 1
+            else:
+                compared.add(kind, group_id)
 
     def _differing(self, ids: Sequence[str]) -> Iterator[tuple[str, Difference, bool]]:
         """Yield the tasks that differ, with the class, and whether the task has ended."""
@@ -160,3 +184,11 @@ def _difference(one: TaskRecord | None, other: TaskRecord | None) -> Difference 
         return Difference.MISSING
     found = differences(one, other)
     return found[0] if found else None
+
+
+def _difference_of_groups(one: GroupRecord | None, other: GroupRecord | None) -> Difference | None:
+    if one is None:
+        return None if other is None else Difference.GROUP_ONLY_IN_TARGET
+    if other is None:
+        return Difference.GROUP_MISSING
+    return None if same_group(one, other) else Difference.GROUP

@@ -413,6 +413,8 @@ class Coordinator:
 
     def _verify(self, lock: OperatorLock, state: State) -> State:
         lock.say("comparison of both stores")
+        # read before: what is noted later is not compared
+        noted = [(side, key) for side in (self.pair.source, self.pair.target) for key in passes.noted(side.values)]
         found = Comparing(
             self.pair, state.phase, throttle=self._throttle, check=lock.check, show=self._watching.compares
         ).run()
@@ -423,9 +425,13 @@ class Coordinator:
             repaired=found.repaired,
             left=dict(found.left),
             unfinished=found.unfinished,
+            only_in_target=found.only_in_target,
             examples={kind: tuple(ids) for kind, ids in found.examples.items()},
         )
         self._watching.compared(verified)
+        for side, key in noted:
+            lock.check()
+            passes.repair_noted(self.pair, state.phase, side, key)
         return persistent(lambda: self.book.change(lambda state: replace(lock.fenced(state), verified=verified)))
 
     def _enter(self, lock: OperatorLock, phase: Phase, direction: Direction) -> State:

@@ -90,7 +90,7 @@ class Pass:
         self._pair = pair
         self._from = _from(pair, work.kind)
         self._to = pair.target if self._from is pair.source else pair.source
-        self._agree = agreeing(pair, phase)
+        self._phase = phase
         self._throttle = throttle
         self._hooks = hooks or Hooks()
         self._progress = Progress(work.total, done=work.done)
@@ -175,8 +175,7 @@ class Pass:
         for side in (self._pair.source, self._pair.target):
             for key in noted(side.values):
                 self._hooks.check()
-                self._agree(key.removeprefix(UNMIRRORED))
-                persistent(partial(side.values.unshare, [key]))
+                repair_noted(self._pair, self._phase, side, key)
 
     # -- reading and writing
 
@@ -235,6 +234,19 @@ class Pass:
         self.work = work
         self._hooks.keep(work)
         self._kept_at = time.monotonic()
+
+
+def repair_noted(pair: Pair, phase: Phase, side: Side, key: str) -> None:
+    """Let both stores agree on a task that could not be mirrored, and delete the note.
+
+    Args:
+        pair: both stores.
+        phase: the phase that all processes have confirmed.
+        side: the store that has the note.
+        key: the key of the note.
+    """
+    agreeing(pair, phase)(key.removeprefix(UNMIRRORED))
+    persistent(partial(side.values.unshare, [key]))
 
 
 def noted(values: SharesValues) -> list[str]:

@@ -113,6 +113,7 @@ class VerifiedState:
         repaired: how many of them were different, and are the same now.
         left: how many are different, by class.
         unfinished: how many tasks differ that have not ended; they do not count.
+        only_in_target: how many tasks and groups only the target has; they do not count.
         examples: ids of some records that are different, by class.
         is_accepted: whether the operator has accepted what is different.
     """
@@ -123,6 +124,7 @@ class VerifiedState:
     repaired: int = 0
     left: Mapping[str, int] = field(default_factory=dict)
     unfinished: int = 0
+    only_in_target: int = 0
     examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     is_accepted: bool = False
 
