@@ -21,7 +21,8 @@ class Proxy:
         self.url = url.replace(f":{parts.port}", f":{self._listener.getsockname()[1]}")
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        self._loses_answer = threading.Event()
+        #: how many replies there are until the one that is lost; 0 for no loss
+        self._answers_left = 0
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut_clients(self) -> None:
@@ -31,14 +32,18 @@ class Proxy:
                 with contextlib.suppress(OSError):
                     client.shutdown(socket.SHUT_RDWR)
 
-    def lose_next_answer(self) -> None:
-        """Close the connection of the server's next reply, without sending the reply: its statement was executed."""
-        self._loses_answer.set()
+    def lose_next_answer(self, number: int = 1) -> None:
+        """Close the connection of the server's next reply, without sending the reply: its statement was executed.
+
+        Args:
+            number: 1 for the next reply, 2 for the one after it.
+        """
+        self._answers_left = number
 
     @property
     def has_lost_the_answer(self) -> bool:
         """Whether the reply of :meth:`lose_next_answer` was lost."""
-        return not self._loses_answer.is_set()
+        return not self._answers_left
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -55,10 +60,11 @@ class Proxy:
     def _pump(self, source: socket.socket, sink: socket.socket, is_answer: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if is_answer and self._loses_answer.is_set():
-                    self._loses_answer.clear()
-                    sink.shutdown(socket.SHUT_RDWR)
-                    return
+                if is_answer and self._answers_left:
+                    self._answers_left -= 1
+                    if not self._answers_left:
+                        sink.shutdown(socket.SHUT_RDWR)
+                        return
                 sink.sendall(data)
 
     def __enter__(self) -> Proxy:
