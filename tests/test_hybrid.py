@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +24,10 @@ from rootcellar.stores.hybrid import HybridStore
 from rootcellar.stores.hybrid import cache as caching
 from rootcellar.stores.hybrid.breaker import Breaker
 from rootcellar.stores.journal import WritesBehind
+from rootcellar.stores.mirroring import Mirrored
+from rootcellar.stores.shared_values import SharesValues
+from rootcellar.stores.streaming import Streamed
+from rootcellar.testing.helpers import able
 from rootcellar.testing.synced_processes import SyncedProcesses
 from rootcellar.waiting.blocking import Waiter
 from tests.helpers import PATIENCE, now, record, wait_until
@@ -436,3 +441,73 @@ def test_breaker_closes_after_an_unknown_error_of_a_probe() -> None:
     assert breaker.is_open
     wait_until(lambda: not breaker.is_open, "the cache is in use again")
     assert len(probes) == 2
+
+
+# -- in a migration ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def migrating(tmp_path: Path, own_redis: RedisServer) -> Iterator[HybridStore]:
+    """A hybrid over SQLite."""
+    store = open_hybrid(f"sqlite:///{tmp_path}/results.sqlite3", own_redis.url)
+    yield store
+    store.close()
+
+
+@pytest.mark.parametrize("verb", ["settle", "copy", "bury", "bury_same"])
+def test_copy_in_the_cache_ends_with_its_result(migrating: HybridStore, own_redis: RedisServer, verb: str) -> None:
+    one = record(value="ours")
+    other = replace(one, result=Payload(b'"theirs"'), done_at=now() + timedelta(minutes=1))
+    migrating.put(one)
+    assert migrating.get(one.task_id) == one
+    assert copies(own_redis) == 1, "a copy was made"
+    started = time.monotonic()
+    mirrored = able(migrating, Mirrored)
+    calls: dict[str, Callable[[], object]] = {
+        "settle": lambda: mirrored.settle(other),
+        "copy": lambda: mirrored.copy([other], newer_wins=True),
+        "bury": lambda: mirrored.bury([one.task_id]),
+        "bury_same": lambda: mirrored.bury_same([one]),
+    }
+    calls[verb]()
+    # a reader that had read the earlier result copies it late
+    migrating.cache.keep(one, started)
+    assert migrating.get(one.task_id) == (None if "bury" in verb else other)
+    assert migrating.durable.get(one.task_id) == (None if "bury" in verb else other)
+
+
+def test_results_are_still_cached_while_the_other_store_decides(migrating: HybridStore, own_redis: RedisServer) -> None:
+    """What replaces no SUCCESS leaves the cache alone, so that reading stays fast during a migration."""
+    mirrored = able(migrating, Mirrored)
+    one, two = record(), record()
+    mirrored.mirror(one)
+    mirrored.copy([two])
+    assert copies(own_redis) == 0
+    assert migrating.get_many([one.task_id, two.task_id]) == {one.task_id: one, two.task_id: two}
+    assert copies(own_redis) == 2
+
+
+def test_settling_fails_while_the_cache_is_down(migrating: HybridStore, own_redis: RedisServer) -> None:
+    one = record(value="ours")
+    other = replace(one, result=Payload(b'"theirs"'))
+    migrating.put(one)
+    assert migrating.get(one.task_id) == one
+    own_redis.kill()
+    mirrored = able(migrating, Mirrored)
+    for call in (lambda: mirrored.settle(other), lambda: mirrored.bury([one.task_id])):
+        with pytest.raises(errors.StoreUnavailable, match="the cache cannot be reached") as caught:
+            call()
+        assert caught.value.retryable
+    own_redis.start()
+    mirrored.bury([one.task_id])
+    assert migrating.get(one.task_id) is None
+
+
+def test_write_behind_cannot_be_migrated(postgres_url: str, own_redis: RedisServer) -> None:
+    through = open_hybrid(postgres_url, own_redis.url)
+    assert all(through.ability(one) for one in (Streamed, SharesValues))
+    options = {"durable_url": postgres_url, "cache_url": own_redis.url, "mode": "write-behind"}
+    behind = open_store("hybrid://", StoreOptions(transport_options=options))
+    assert not any(behind.ability(one) for one in (Mirrored, Streamed, SharesValues))
+    through.close()
+    behind.close()

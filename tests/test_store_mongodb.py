@@ -5,6 +5,7 @@ The server is SecantusDB (see ``MongoServer``), a single node: elections and lag
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -20,10 +21,14 @@ from celery import Celery
 from celery.result import GroupResult
 
 from rootcellar import errors
-from rootcellar.records import ChordPart, ChordRecord, GroupRecord, Payload, TaskRecord
+from rootcellar.records import FOREIGN, ChordPart, ChordRecord, GroupRecord, Payload, TaskRecord
 from rootcellar.stores import Store, StoreOptions, open_store
+from rootcellar.stores.mirroring import Held, Mirrored
 from rootcellar.stores.mongodb import driver
 from rootcellar.stores.mongodb.chords import ChordDocuments
+from rootcellar.stores.shared_values import SharesValues
+from rootcellar.stores.streaming import Streamed
+from rootcellar.testing.helpers import able
 from tests.servers import MongoServer
 
 NOW = datetime(2031, 5, 6, 7, 8, 9, 123456, tzinfo=timezone.utc)
@@ -393,3 +398,95 @@ def test_tls_certificate_is_verified(new_mongo: Callable[..., MongoServer], tmp_
             store.put(one)
         assert not caught.value.retryable, "the certificate will not change, so a worker must not wait"
         store.close()
+
+
+# -- in a migration ----------------------------------------------------------------------------------------------------
+
+
+def test_stock_client_reads_what_a_migration_writes(url: str, store: Store, mongo_server: MongoServer) -> None:
+    _, stock = apps(url)
+    mirrored = able(store, Mirrored)
+    one, two, three = (finished(result=Payload(b"%d" % number)) for number in range(3))
+    mirrored.mirror(one)
+    mirrored.settle(two)
+    mirrored.copy([three])
+    assert [stock.AsyncResult(each.task_id).get(timeout=10) for each in (one, two, three)] == [0, 1, 2]
+    assert [stock.AsyncResult(each.task_id).children for each in (one, two, three)] == [[], [], []]
+    mirrored.bury([one.task_id])
+    assert (stock.AsyncResult(one.task_id).state, stock.AsyncResult(one.task_id).result) == ("PENDING", None)
+    with mongo_server.client() as client:
+        database = client[url.rpartition("/")[2]]
+        assert database["celery_taskmeta"].count_documents({}) == 2, "there is no tombstone in place of the value"
+        indexes = database["celery_taskmeta_buried"].index_information()
+    assert any(index.get("expireAfterSeconds") == 0 for index in indexes.values()), "the server deletes burials"
+
+
+def test_nothing_that_reads_all_documents_finds_a_burial(store: Store) -> None:
+    one = finished()
+    store.put(one)
+    able(store, Mirrored).bury(["gone"])
+    able(store, SharesValues).share("migration/state", "{}")
+    assert store.scan() == [one]
+    assert able(store, Streamed).stream() == ([one], None)
+    assert able(store, Streamed).count_roughly() == 1
+    assert store.delete_expired(NOW + timedelta(days=900)) == 0
+    assert able(store, Mirrored).burials_of(["gone"]).keys() == {"gone"}
+
+
+@pytest.mark.parametrize("verb", ["mirror", "settle", "copy", "newer"])
+@pytest.mark.parametrize("layout", ["celery", "damaged"])
+def test_document_of_any_layout_is_replaced(
+    url: str, store: Store, mongo_server: MongoServer, layout: str, verb: str
+) -> None:
+    """The document is Celery's own, or its subdocument of rootcellar was replaced by a text."""
+    _, stock = apps(url)
+    one = finished(name="shop.pack")
+    stock.backend.store_result(one.task_id, ValueError("no"), "FAILURE")
+    with mongo_server.client() as client:
+        tasks = client[url.rpartition("/")[2]]["celery_taskmeta"]
+        tasks.update_one({"_id": one.task_id}, {"$set": {"date_done": NOW - timedelta(days=1)}})
+        if layout == "damaged":
+            tasks.update_one({"_id": one.task_id}, {"$set": {"rootcellar": "a text"}})
+    mirrored = able(store, Mirrored)
+    if verb in ("copy", "newer"):
+        assert mirrored.copy([one], newer_wins=verb == "newer").written == {one.task_id}
+    else:
+        held = mirrored.mirror(one) if verb == "mirror" else mirrored.settle(one)
+        assert held == Held(one)
+    assert store.get(one.task_id) == one
+
+
+@pytest.mark.parametrize("verb", ["settle", "copy"])
+def test_note_of_a_part_survives_a_record_of_the_other_store(
+    url: str, store: Store, mongo_server: MongoServer, verb: str
+) -> None:
+    """A part that is not counted yet is noted in the task's document."""
+    failed = finished(state="FAILURE")
+    store.put(failed)
+    note = {"group_id": "group", "owner": "us"}
+    with mongo_server.client() as client:
+        tasks = client[url.rpartition("/")[2]]["celery_taskmeta"]
+        tasks.update_one({"_id": failed.task_id}, {"$set": {"rootcellar.parts": [note]}})
+        one = finished(task_id=failed.task_id)
+        able(store, Mirrored).settle(one) if verb == "settle" else able(store, Mirrored).copy([one])
+        found = tasks.find_one({"_id": one.task_id})
+    assert found is not None
+    assert found["rootcellar"]["parts"] == [note]
+    assert store.get(one.task_id) == one
+
+
+def test_large_result_is_buried(store: Store) -> None:
+    """A filter of MongoDB has at most 16 MB, as a document."""
+    large = finished(result=Payload(json.dumps("x" * (9 << 20)).encode()))
+    store.put(large)
+    assert able(store, Mirrored).bury([large.task_id]) == {large.task_id: large}
+    assert store.get(large.task_id) is None
+    assert able(store, Mirrored).copy([large]).buried == {large.task_id}
+
+
+def test_pickled_group_is_streamed_as_it_is(url: str, store: Store, mongo_server: MongoServer) -> None:
+    with mongo_server.client() as client:
+        groups = client[url.rpartition("/")[2]]["celery_groupmeta"]
+        groups.insert_one({"_id": "pickled", "result": b"\x80\x04].", "date_done": NOW})
+    (group,), cursor = able(store, Streamed).stream_groups()
+    assert (group.group_id, group.result, cursor) == ("pickled", Payload(b"\x80\x04].", FOREIGN, "binary"), None)
