@@ -12,6 +12,7 @@ of these days. The one that reads a single task is planned for its day, or is pr
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone
 from typing import Any
@@ -43,6 +44,9 @@ _ID, _DAY = 0, len(rows.TASK_COLUMNS)
 DAYS_PREPARED = 56
 #: a process has so many of these statements: each may take 150 kB of a session of the server
 _MOST_PREPARED = 50
+#: a statement is prepared when its weeks are read so often: the server plans it five times before it keeps a plan, so a
+#: few reads are faster without
+_OFTEN = 4
 #: PostgreSQL counts days from this date
 _FIRST_DAY = date(2000, 1, 1)
 #: a row that expires then or later may never be deleted
@@ -70,8 +74,9 @@ class OlderRows:
         self._find = find
         self._state: OlderState | None = None
         self._look_at = 0.0
-        #: the statements of so many days, by the number of the first one; ``None`` before the second read
-        self._of_weeks: dict[int, Statement | None] = {}
+        #: how often the weeks of each statement were read before it was prepared, and the statements
+        self._reads: Counter[int] = Counter()
+        self._of_weeks: dict[int, Statement] = {}
         self._get_older = Statement("get_older_task", sql["get_older_task"])
         self._get = Statement("get_task_or_moved", sql["get_task_or_moved"])
         self._get_live = Statement("get_task", sql["get_task"])
@@ -189,19 +194,18 @@ class OlderRows:
         return None
 
     def _statement_of(self, day: date) -> Statement | None:
-        """Return the statement that is prepared for the weeks around a day, if they were read before."""
+        """Return the statement that is prepared for the weeks around a day, if they are read often."""
         number = (day - date.min).days // DAYS_PREPARED
-        if number not in self._of_weeks:
-            # the server plans a statement several times before it keeps a plan, so a single read is faster without
-            if len(self._of_weeks) < _MOST_PREPARED:
-                self._of_weeks[number] = None
+        known = self._of_weeks.get(number)
+        if known is not None or len(self._of_weeks) >= _MOST_PREPARED:
+            return known
+        self._reads[number] += 1
+        if self._reads[number] < _OFTEN:
             return None
-        known = self._of_weeks[number]
-        if known is None:
-            start = date.min + timedelta(days=number * DAYS_PREPARED)
-            ends = {"start": start.isoformat(), "end": (start + timedelta(days=DAYS_PREPARED)).isoformat()}
-            known = Statement("get_older_task", fill_in(self._sql["get_older_task_of_weeks"], ends))
-            self._of_weeks[number] = known
+        start = date.min + timedelta(days=number * DAYS_PREPARED)
+        ends = {"start": start.isoformat(), "end": (start + timedelta(days=DAYS_PREPARED)).isoformat()}
+        known = Statement("get_older_task", fill_in(self._sql["get_older_task_of_weeks"], ends))
+        self._of_weeks[number] = known
         return known
 
     def get_many(self, connection: Connection, ids: Sequence[str]) -> dict[str, TaskRecord]:
