@@ -14,6 +14,7 @@ from rootcellar.errors import RecordRefused, StoreUnavailable
 from rootcellar.migration import resuming, walking
 from rootcellar.migration.copying import Copier
 from rootcellar.migration.resuming import CopyState, CopyTaken, StateKeeper, key_of
+from rootcellar.migration.transfer import packed, unpacked
 from rootcellar.migration.walking import read_ahead, walk_tasks
 from rootcellar.records import DAMAGED, NO_DATE, GroupRecord, Payload, TaskRecord
 from rootcellar.stores.mirroring import CopyReport
@@ -359,3 +360,9 @@ def test_reader_ends_when_the_caller_leaves_early() -> None:
         next(batches)
     so_far = calls
     assert calls == so_far <= 6
+
+
+def test_records_are_the_same_in_another_process() -> None:
+    ones = [record(value=number, args=Payload(b"[1]"), expires_at=now()) for number in range(5)]
+    assert unpacked(packed(ones)) == ones
+    assert unpacked(packed([])) == []

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from rootcellar.errors import RootcellarError
 from rootcellar.migration.copying import Copier
 from rootcellar.migration.endpoint import Spec, store_endpoint
 from rootcellar.migration.verifying import Verifying
@@ -216,3 +217,17 @@ def test_verify_reads_the_other_side_in_a_second_process(files: tuple[str, str])
     ended = run("verify", source, target)
     assert ended.status == 1
     assert "schema-missing" in ended.err
+
+
+def test_second_process_reads_the_tasks_of_a_copy(files: tuple[str, str]) -> None:
+    source, target = (open_store(url) for url in files)
+    end = store_endpoint(target)
+    copier = Copier(store_endpoint(source).to_read, end.to_write, beside=Spec(files[0]), at_once=2)
+    assert copier.run().counts.written == ROWS
+    assert Verifying(store_endpoint(source), end, beside=Spec(files[1])).run().counts == {}
+    # an error of the process is the error of the copy
+    nowhere = Spec("sqlite:////nowhere/at/all.sqlite3")
+    with pytest.raises(RootcellarError, match="nowhere"):
+        Copier(store_endpoint(source).to_read, end.to_write, beside=nowhere).run()
+    source.close()
+    target.close()

@@ -27,7 +27,7 @@ from rootcellar.errors import RootcellarError, SchemaMissing
 from rootcellar.history.filters import Clock
 from rootcellar.history.filters.pinned import pinned
 from rootcellar.migration.copying import Copier, DryTarget
-from rootcellar.migration.endpoint import Target
+from rootcellar.migration.endpoint import Spec, Target
 from rootcellar.migration.parquet import ParquetTarget
 from rootcellar.migration.progress import Progress
 from rootcellar.migration.resuming import CopyState, StateKeeper, key_of
@@ -40,6 +40,9 @@ Examples:
   rootcellar copy app:shop.celery env:NEW_BACKEND 'task:shop.* since:30d'
   rootcellar copy env:OLD env:NEW --rate 2000
 """
+
+#: so many results are read by a second process
+_MANY = 20_000
 
 MissingOnlyOption = Annotated[
     bool, typer.Option("--missing-only", help="A result of the target stays, also if it is older")
@@ -128,6 +131,8 @@ def run_copy(
         throttle=throttle,
         state=state,
         keeper=keeper,
+        beside=_beside(source, progress.total, rate),
+        at_once=target.endpoint.at_once,
         progress=progress,
         on_batch=lines.show,
     )
@@ -168,6 +173,11 @@ def _total(source: Opened) -> int | None:
     except RootcellarError:
         # only the display needs it, such as for a user who may not read statistics
         return None
+
+
+def _beside(source: Opened, total: int | None, rate: float | None) -> Spec | None:
+    """Return how a second process reads the source; ``None`` where it would not help."""
+    return None if rate is not None or (total or 0) < _MANY else source.spec
 
 
 def _say_resumed(state: CopyState) -> None:

@@ -1,26 +1,61 @@
-"""Computes the sums of one system in a second process, so that both systems are read at the same time."""
+"""Reads a system in a second process, so that two processors work: for a copy, and for the sums of a comparison."""
 
 from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import datetime
 from multiprocessing.connection import Connection
 from threading import Thread
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from rootcellar.errors import RootcellarError
 from rootcellar.migration.checksums import Sums
 from rootcellar.migration.endpoint import Spec
 from rootcellar.migration.endpoints import open_endpoint
 from rootcellar.migration.throttle import Throttle
-from rootcellar.migration.walking import walk_tasks
+from rootcellar.migration.transfer import packed, unpacked
+from rootcellar.migration.walking import Batch, walk_tasks
+from rootcellar.records import TaskRecord
+
+B = TypeVar("B", bound="_Beside")
 
 
-class SumsBeside:
-    """The sums of a system, computed by a process that ends with the ``with`` block.
+class _Beside:
+    """A process that sends messages, and ends with the ``with`` block."""
+
+    def __init__(self, target: Callable[..., object], *args: Any) -> None:
+        # a process that is forked would have the threads' locks and the connections of this one
+        context = multiprocessing.get_context("spawn")
+        self._receiving, sending = context.Pipe(duplex=False)
+        self._process = context.Process(target=target, args=(sending, *args), name="rootcellar-reads", daemon=True)
+        self._process.start()
+        # then reading ends when the process does
+        sending.close()
+
+    def __enter__(self: B) -> B:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._process.is_alive():
+            self._process.terminate()
+        self._process.join()
+        self._receiving.close()
+
+    def _ended(self) -> RootcellarError:
+        return RootcellarError(
+            "the second process ended before it had read everything",
+            remedy="run the command again; the messages above say why it ended",
+        )
+
+
+class SumsBeside(_Beside):
+    """The sums of a system.
 
     Args:
         spec: the system.
@@ -30,15 +65,7 @@ class SumsBeside:
     """
 
     def __init__(self, spec: Spec, rate: float | None, now: datetime, note: Callable[[int], object]) -> None:
-        # a process that is forked would have the threads' locks and the connections of this one
-        context = multiprocessing.get_context("spawn")
-        self._receiving, sending = context.Pipe(duplex=False)
-        self._process = context.Process(
-            target=_compute, args=(sending, spec, rate, now), name="rootcellar-verify", daemon=True
-        )
-        self._process.start()
-        # then reading ends when the process does
-        sending.close()
+        super().__init__(_send_sums, spec, rate, now)
         self._note = note
         self._answer: Any = None
         self._thread = Thread(target=self._read, name="rootcellar-verify-beside", daemon=True)
@@ -52,17 +79,14 @@ class SumsBeside:
         except (EOFError, OSError):
             return
 
-    def __enter__(self) -> SumsBeside:
-        return self
-
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._process.is_alive():
             self._process.terminate()
-        self._process.join()
+        # the thread ends when the process has
         self._thread.join()
-        self._receiving.close()
+        super().__exit__(kind, exc, traceback)
 
     def result(self) -> Sums:
         """Wait for the sums.
@@ -73,30 +97,91 @@ class SumsBeside:
         self._thread.join()
         if isinstance(self._answer, Sums):
             return self._answer
-        if isinstance(self._answer, RootcellarError):
-            raise self._answer
-        raise RootcellarError(
-            "the second process of the comparison ended without a result",
-            remedy="run the command again; the messages above say why it ended",
-        )
+        raise self._answer if isinstance(self._answer, RootcellarError) else self._ended()
 
 
-def _compute(sending: Connection, spec: Spec, rate: float | None, now: datetime) -> None:
+class TasksBeside(_Beside):
+    """The task records of a system, in batches.
+
+    Args:
+        spec: the system.
+        cursor: where to begin; ``None`` for the beginning.
+        rate: records a second; ``None`` for no limit.
+    """
+
+    def __init__(self, spec: Spec, cursor: str | None, rate: float | None) -> None:
+        super().__init__(_send_tasks, spec, cursor, rate)
+
+    def batches(self, wait: Callable[[float], bool]) -> Iterator[Batch[TaskRecord]]:
+        """Yield the batches.
+
+        Args:
+            wait: waits for seconds, and returns true if nobody wants more.
+
+        Raises:
+            RootcellarError: the error of the process.
+        """
+        while True:
+            while not self._receiving.poll(0.1):
+                if wait(0.0):
+                    return
+            try:
+                message = self._receiving.recv()
+            except (EOFError, OSError):
+                raise self._ended() from None
+            if isinstance(message, RootcellarError):
+                raise message
+            cursor, columns = message
+            yield Batch(unpacked(columns), cursor)
+            if cursor is None:
+                return
+
+
+def _send_sums(sending: Connection, spec: Spec, rate: float | None, now: datetime) -> None:
     """Send how many records were read, batch by batch, and then the sums or an error."""
+    sums = Sums()
+
+    def send(batch: Batch[TaskRecord]) -> None:
+        sums.add(batch.rows, now)
+        sending.send(len(batch.rows))
+
+    error = _for_each_batch(spec, None, rate, send)
+    _send(sending, sums if error is None else error)
+
+
+def _send_tasks(sending: Connection, spec: Spec, cursor: str | None, rate: float | None) -> None:
+    """Send for each batch the cursor after it and its records, or an error at the end."""
+
+    def send(batch: Batch[TaskRecord]) -> None:
+        sending.send((batch.cursor, packed(batch.rows)))
+
+    error = _for_each_batch(spec, cursor, rate, send)
+    if error is not None:
+        _send(sending, error)
+
+
+def _for_each_batch(
+    spec: Spec, cursor: str | None, rate: float | None, send: Callable[[Batch[TaskRecord]], object]
+) -> RootcellarError | None:
+    """Read a system, and return an error if there was one."""
     # the process that started this one ends it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sums = Sums()
     try:
         endpoint = open_endpoint(spec)
-        try:
-            for batch in walk_tasks(endpoint.to_read.stream, throttle=Throttle(rate)):
-                sums.add(batch.rows, now)
-                sending.send(len(batch.rows))
-        finally:
-            endpoint.close()
-        sending.send(sums)
+        with closing(endpoint):
+            for batch in walk_tasks(endpoint.to_read.stream, cursor, throttle=Throttle(rate)):
+                send(batch)
     except RootcellarError as exc:
-        sending.send(exc)
+        return exc
     except BrokenPipeError:
         # the process that started this one has ended
+        raise SystemExit(0) from None
+    return None
+
+
+def _send(sending: Connection, message: object) -> None:
+    try:
+        sending.send(message)
+    except BrokenPipeError:
+        # nobody waits for it
         return

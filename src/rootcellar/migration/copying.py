@@ -6,16 +6,21 @@ early goes on where it was, because each record may be copied twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
 
 from rootcellar.errors import RecordRefused, RootcellarError
-from rootcellar.migration.endpoint import Lookup, Source, Target
+from rootcellar.migration.beside import TasksBeside
+from rootcellar.migration.endpoint import Lookup, Source, Spec, Target
 from rootcellar.migration.progress import Progress
-from rootcellar.migration.resuming import CopyState, StateKeeper
+from rootcellar.migration.resuming import CopyState, Counts, StateKeeper
 from rootcellar.migration.throttle import Throttle
-from rootcellar.migration.walking import persistent, read_ahead, walk_groups, walk_tasks
+from rootcellar.migration.walking import Batch, persistent, read_ahead, walk_groups, walk_tasks
 from rootcellar.records import GroupRecord, TaskRecord
 from rootcellar.stores.fields import damaged_fields
 from rootcellar.stores.mirroring import CopyReport, may_be_copied
@@ -36,6 +41,8 @@ class Copier:
         throttle: limits the records a second.
         state: where an earlier run ended; ``None`` to begin.
         keeper: stores the state; ``None`` if it cannot be kept.
+        beside: how the source is opened by a second process, which reads the tasks; ``None`` for a thread.
+        at_once: how many batches are written at the same time.
         progress: counts the records that are read, also those of earlier runs.
         on_batch: is called after each batch.
         now: returns the present.
@@ -55,6 +62,8 @@ class Copier:
         throttle: Throttle | None = None,
         state: CopyState | None = None,
         keeper: StateKeeper | None = None,
+        beside: Spec | None = None,
+        at_once: int = 1,
         progress: Progress | None = None,
         on_batch: Callable[[], object] = lambda: None,
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
@@ -67,6 +76,8 @@ class Copier:
         self._throttle = throttle or Throttle()
         self.state = state or CopyState()
         self._keeper = keeper
+        self._beside = beside
+        self._at_once = at_once
         self._progress = progress or Progress()
         self._on_batch = on_batch
         self._now = now
@@ -103,42 +114,66 @@ class Copier:
             return
 
     def _copy_tasks(self) -> None:
-        throttle, stream = self._throttle, self._source.stream
-        begin = self.state.cursor
-        with read_ahead(lambda wait: walk_tasks(stream, begin, throttle=throttle, wait=wait)) as batches:
+        with self._read() as batches:
+            if self._at_once == 1:
+                for batch in batches:
+                    self._passed(batch, self._copy_batch(batch.rows))
+            else:
+                self._copy_at_once(batches)
+
+    def _copy_at_once(self, batches: Iterable[Batch[TaskRecord]]) -> None:
+        """Write several batches at the same time; they count as done in the order in which they were read."""
+        with ThreadPoolExecutor(self._at_once, "rootcellar-copy") as threads:
+            waiting: deque[tuple[Batch[TaskRecord], Future[_Outcome]]] = deque()
             for batch in batches:
-                self._copy_batch(batch.rows)
-                self._passed(len(batch.rows), batch.cursor)
+                waiting.append((batch, threads.submit(self._copy_batch, batch.rows)))
+                if len(waiting) > self._at_once:
+                    done, outcome = waiting.popleft()
+                    self._passed(done, outcome.result())
+            for done, outcome in waiting:
+                self._passed(done, outcome.result())
+
+    @contextmanager
+    def _read(self) -> Iterator[Iterator[Batch[TaskRecord]]]:
+        """Read the tasks while others are written."""
+        throttle, stream, begin = self._throttle, self._source.stream, self.state.cursor
+        if self._beside is None:
+            with read_ahead(lambda wait: walk_tasks(stream, begin, throttle=throttle, wait=wait)) as batches:
+                yield batches
+            return
+        with TasksBeside(self._beside, begin, throttle.rate) as reading, read_ahead(reading.batches) as batches:
+            yield batches
 
     def _copy_groups(self) -> None:
-        counts = self.state.counts
         for batch in walk_groups(self._source.stream_groups, self.state.cursor, throttle=self._throttle):
             now = self._now()
             alive = [group for group in batch.rows if group.expires_at is None or group.expires_at > now]
-            counts.groups += len(batch.rows)
+            counts = Counts(groups=len(batch.rows))
             if alive:
-                counts.groups_written += persistent(
-                    partial(self._target.copy_groups, alive, newer_wins=self._newer_wins)
-                )
-            self._passed(0, batch.cursor)
+                copy = partial(self._target.copy_groups, alive, newer_wins=self._newer_wins)
+                counts.groups_written = persistent(copy)
+            self._passed(batch, _Outcome(counts))
 
-    def _passed(self, rows: int, cursor: str | None) -> None:
-        """Note that everything before a cursor is done."""
-        self.state.cursor = cursor
-        self._progress.add(rows)
-        if self._keeper is not None and cursor is not None:
+    def _passed(self, batch: Batch[TaskRecord] | Batch[GroupRecord], outcome: _Outcome) -> None:
+        """Note that everything up to the end of a batch is done."""
+        self.state.cursor = batch.cursor
+        self.state.counts.add(outcome.counts)
+        self.state.problems += outcome.problems[: _PROBLEMS - len(self.state.problems)]
+        self._progress.add(outcome.counts.read)
+        if self._keeper is not None and batch.cursor is not None:
             self._keeper.note(self.state)
         self._on_batch()
 
-    def _copy_batch(self, rows: Sequence[TaskRecord]) -> None:
-        wanted = self._wanted(rows)
-        if wanted:
-            self._write(wanted)
+    def _copy_batch(self, rows: Sequence[TaskRecord]) -> _Outcome:
+        """Copy records; it may run in several threads at once."""
+        outcome = _Outcome(Counts(read=len(rows)))
+        if wanted := self._wanted(rows, outcome):
+            self._write(wanted, outcome)
+        return outcome
 
-    def _wanted(self, rows: Sequence[TaskRecord]) -> list[TaskRecord]:
+    def _wanted(self, rows: Sequence[TaskRecord], outcome: _Outcome) -> list[TaskRecord]:
         """Return the records that are copied, and count the others."""
-        counts, now, matches = self.state.counts, self._now(), self._matches
-        counts.read += len(rows)
+        counts, now, matches = outcome.counts, self._now(), self._matches
         found: list[TaskRecord] = []
         for record in rows:
             if matches is not None and not matches(record):
@@ -147,32 +182,41 @@ class Copier:
                 counts.expired += 1
             elif names := damaged_fields(record):
                 counts.unreadable += 1
-                self._problem(f"task {record.task_id!a} is left out: its {', '.join(names)} cannot be read")
+                outcome.problem(record.task_id, f"its {', '.join(names)} cannot be read")
             else:
                 found.append(record)
         return found
 
-    def _write(self, records: Sequence[TaskRecord]) -> None:
+    def _write(self, records: Sequence[TaskRecord], outcome: _Outcome) -> None:
         try:
-            report = persistent(lambda: self._target.copy(records, newer_wins=self._newer_wins))
+            report = persistent(partial(self._target.copy, records, newer_wins=self._newer_wins))
         except RecordRefused as exc:
-            if len(records) == 1:
-                self.state.counts.refused += 1
-                self._problem(f"task {records[0].task_id!a} is left out: {exc}")
+            if len(records) > 1:
+                # one of them is refused: the halves show which
+                middle = len(records) // 2
+                self._write(records[:middle], outcome)
+                self._write(records[middle:], outcome)
                 return
-            # one of them is refused: the halves show which
-            middle = len(records) // 2
-            self._write(records[:middle])
-            self._write(records[middle:])
-            return
-        counts = self.state.counts
+            report = CopyReport(refused={records[0].task_id: str(exc)})
+        counts = outcome.counts
         counts.written += len(report.written)
         counts.kept += len(report.kept)
         counts.buried += len(report.buried)
+        counts.refused += len(report.refused)
+        for task_id, reason in report.refused.items():
+            outcome.problem(task_id, reason)
 
-    def _problem(self, text: str) -> None:
-        if len(self.state.problems) < _PROBLEMS:
-            self.state.problems.append(text)
+
+@dataclass(slots=True)
+class _Outcome:
+    """What became of a batch."""
+
+    counts: Counts
+    problems: list[str] = field(default_factory=list)
+
+    def problem(self, task_id: str, reason: str) -> None:
+        if len(self.problems) < _PROBLEMS:
+            self.problems.append(f"task {task_id!a} is left out: {reason}")
 
 
 class DryTarget:

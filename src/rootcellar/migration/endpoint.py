@@ -14,6 +14,9 @@ from rootcellar.stores.shared_values import SharesValues
 from rootcellar.stores.streaming import Streamed
 from rootcellar.urls import redact
 
+#: the stores that take several copies at the same time: one is made ready while the server works on the other
+_SEVERAL = ("postgres", "redis", "rediss", "sentinel", "mongodb")
+
 
 class Source(Protocol):
     """What a copy reads from: see :class:`~rootcellar.stores.streaming.Streamed`."""
@@ -67,6 +70,7 @@ class Endpoint:
         mirrored: repairs single records.
         values: keeps how far a copy is.
         store: the store, if it is one of rootcellar.
+        at_once: how many batches a copy writes at the same time.
         finish: makes what was written visible, where that is not so at once; a copy calls it at its end.
         close: closes connections and files.
     """
@@ -79,6 +83,7 @@ class Endpoint:
     mirrored: Mirrored | None = None
     values: SharesValues | None = None
     store: Store | None = None
+    at_once: int = 1
     finish: Callable[[], object] = _nothing
     close: Callable[[], object] = _nothing
 
@@ -141,6 +146,7 @@ def store_endpoint(store: Store) -> Endpoint:
         mirrored=mirrored,
         values=store.ability(SharesValues),
         store=store,
+        at_once=2 if url.startswith(_SEVERAL) else 1,
         close=store.close,
     )
 

@@ -49,6 +49,11 @@ class Counts:
     groups: int = 0
     groups_written: int = 0
 
+    def add(self, other: Counts) -> None:
+        """Add what was done besides."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
 
 @dataclass(slots=True)
 class CopyState:

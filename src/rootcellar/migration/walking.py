@@ -20,7 +20,7 @@ R = TypeVar("R", TaskRecord, GroupRecord)
 T = TypeVar("T")
 
 #: the rows of the first batch and of any batch, and about how many bytes a batch may have
-FIRST, MOST, BYTES = 100, 1_000, 4_000_000
+FIRST, MOST, BYTES = 100, 2_000, 4_000_000
 #: how often a call is repeated after an error that is retryable: for about a minute
 TRIES = 10
 _BACKOFF = Backoff(500, 10_000)
