@@ -19,7 +19,7 @@ from rootcellar.stores.dual.phases import Phase
 from rootcellar.testing.memory import forget_place
 
 #: no test waits for these times
-QUICK = Options(look_every=0.01, leave_out_from=0.05, left_out_after=0.1)
+QUICK = Options(look_every=0.01, leave_out_from=0.05, left_out_after=0.1, renewal=0.1)
 NOW = datetime.now(timezone.utc)
 
 

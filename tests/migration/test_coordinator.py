@@ -327,7 +327,7 @@ def test_confirmation_of_an_earlier_visit_of_the_same_phase_does_not_count() -> 
 def test_second_operator_is_refused_and_told_who_works() -> None:
     with memory_pair() as pair:
         coordinator(pair).prepare()
-        with OperatorLock(book(pair), "copies"), pytest.raises(MigrationBusy, match="bob coordinates"):
+        with OperatorLock(book(pair), "copies", renewal=0.1), pytest.raises(MigrationBusy, match="bob coordinates"):
             coordinator(pair).start()
         assert coordinator(pair).start().phase is Phase.DUAL
 

@@ -22,11 +22,10 @@ from rootcellar.cli.migration_screens import (
     verified_line,
 )
 from rootcellar.cli.options import JsonOption, YesOption
-from rootcellar.cli.output import WrongUse, print_json, say, say_beside
+from rootcellar.cli.output import WrongUse, print_json, say, say_beside, visible
 from rootcellar.cli.times import parse_span
-from rootcellar.errors import MigrationBusy
 from rootcellar.migration.coordinator import Coordinator, Options, postpone, set_rate
-from rootcellar.migration.operator import owner_of
+from rootcellar.migration.operator import busy, living_owner
 from rootcellar.migration.pair import Pair, pair_of
 from rootcellar.migration.plan import Finding, Level, processes_on_hosts
 from rootcellar.migration.plan import plan as plan_of
@@ -409,18 +408,14 @@ def _coordinator(
         abandon_chords=chords,
     )
     coordinator = Coordinator(pair, options, watching=screen)
-    owner = owner_of(pair.target.values)
-    if owner is None or owner.is_silent:
+    owner = living_owner(pair.target.values)
+    if owner is None:
         return coordinator
-    if rate is not None:
-        _set_rate(coordinator.book, rate)
-        say(f"{owner.name} coordinates the migration at this moment, and follows the new rate.")
-        raise typer.Exit(0)
-    raise MigrationBusy(
-        f"{owner.name} coordinates the migration at this moment: {owner.work}",
-        where=pair.target.where,
-        remedy="see `rootcellar migrate status`; `rootcellar migrate rate` and `postpone` can be used meanwhile",
-    )
+    if rate is None:
+        raise busy(owner, pair.target.where)
+    _set_rate(coordinator.book, rate)
+    say(f"{visible(owner.name)} coordinates the migration at this moment, and follows the new rate.")
+    raise typer.Exit(0)
 
 
 def _started(coordinator: Coordinator, rate: float | None, postponed: str | None) -> State:

@@ -81,7 +81,7 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     since = f"since {show_moment(state.phase_since)}, for {_ago(status.at - state.phase_since)}"
     yield "Phase", f"{NAMES[state.phase]}{back}, {since}"
     if status.owner is not None:
-        silent = ", silent: it may have been killed" if status.owner.is_silent else ""
+        silent = ", and is gone: it was killed, or cannot reach the target" if status.owner.is_gone else ""
         yield "Operator", f"{visible(status.owner.name)}: {visible(status.owner.work)}{silent}"
     yield from _process_lines(status)
     yield from _pass_lines(state)

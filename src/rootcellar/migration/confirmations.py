@@ -1,7 +1,8 @@
 """Which processes follow a migration, and which of them have confirmed its phase.
 
 Each process stores a shared value with the phase that it follows, and deletes it when it ends. A process that was
-killed cannot delete it, so it stays silent in the next phase. It is then named, and the operator decides.
+killed cannot delete it. On the same host, others notice that and delete it; elsewhere, it stays silent in the next
+phase. It is then named, and the operator decides.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from rootcellar.errors import MigrationRefused
 from rootcellar.migration.pair import Pair
 from rootcellar.migration.state import PROCESSES, State
+from rootcellar.stores.dual.presence import Identity
 from rootcellar.stores.shared_values import SharedValue
 
 
@@ -67,6 +69,14 @@ def processes_of(pair: Pair) -> list[Process]:
             if known is None or (process.epoch or 0) > (known.epoch or 0):
                 found[process.key] = process
     return sorted(found.values(), key=lambda process: (process.host, process.pid or 0, process.key))
+
+
+def remove_dead(pair: Pair) -> None:
+    """Remove the values of processes of this host that do not exist any more, such as those that were killed."""
+    me = Identity()
+    for side in (pair.target, pair.source):
+        if dead := me.dead(side.values.shared(me.keys_of_host)):
+            side.values.unshare(dead)
 
 
 def unconfirmed(state: State, processes: Iterable[Process]) -> list[Process]:

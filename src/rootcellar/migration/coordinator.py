@@ -17,12 +17,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from rootcellar.errors import MigrationChordsOpen, MigrationDiffers, MigrationRefused, MigrationUnconfirmed
 from rootcellar.migration import passes
 from rootcellar.migration.beside_results import copy_holds
 from rootcellar.migration.comparing import Comparing
-from rootcellar.migration.confirmations import Process, left_out, named, processes_of, unconfirmed
+from rootcellar.migration.confirmations import Process, left_out, named, processes_of, remove_dead, unconfirmed
 from rootcellar.migration.operator import RENEWAL, SILENT, OperatorLock
 from rootcellar.migration.pair import Pair, Side
 from rootcellar.migration.passes import NEEDED, Hooks, Pass
@@ -332,7 +333,8 @@ class Coordinator:
         while True:
             lock.check()
             state = persistent(self.book.read)
-            processes = persistent(lambda: processes_of(self.pair))
+            persistent(partial(remove_dead, self.pair))
+            processes = persistent(partial(processes_of, self.pair))
             silent = unconfirmed(state, processes)
             waited = time.monotonic() - began
             if silent and self.options.without and waited >= self.options.leave_out_from:

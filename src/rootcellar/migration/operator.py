@@ -1,8 +1,8 @@
 """One operator at a time coordinates a migration. The lock is a shared value of the target that its owner renews.
 
 An owner that has been silent for :data:`SILENT` seconds, by the clock of the target, has lost the lock: another one
-takes it over. The state of the migration has the name of the owner, so that one who has lost it cannot change the
-phase any more, however late it notices that::
+takes it over. On the host of the owner, it is found out at once if the owner was killed. The state of the migration has
+the name of the owner, so that one who has lost the lock cannot change the phase any more, however late it notices::
 
     no value ──take──> owned, renewed every 3 s ──leave──> no value
                           |
@@ -23,12 +23,15 @@ from types import TracebackType
 from typing import Any
 
 from rootcellar.errors import MigrationBusy, RootcellarError
-from rootcellar.migration.state import OPERATOR, State, StateBook
+from rootcellar.migration.state import OPERATOR, PROCESSES, State, StateBook
+from rootcellar.stores.dual.presence import Identity
 from rootcellar.stores.shared_values import SharedValue, SharesValues
 from rootcellar.support.threads import start_thread
 
 #: seconds between two renewals, and after which a silent owner has lost the lock
 RENEWAL, SILENT = 3.0, 15.0
+#: seconds between two looks whether an operator works
+LOOK_EVERY = 0.25
 _TRIES = 20
 
 
@@ -40,16 +43,18 @@ class Owner:
         name: who it is: ``ann@host/1234``.
         work: what it does, in words.
         since: when it took the lock.
-        is_silent: whether it was not heard of for so long that another one may take over.
+        is_gone: whether another one may take over: it was not heard of for too long, or it does not exist any more.
+        version: the version of its shared value, which each renewal changes.
     """
 
     name: str
     work: str
     since: datetime
-    is_silent: bool
+    is_gone: bool
+    version: int
 
 
-def owner_of(values: SharesValues) -> Owner | None:
+def owner_of(values: SharesValues, silent: float = SILENT) -> Owner | None:
     """Return the operator of a migration; ``None`` if there is none."""
     found = values.shared(OPERATOR).get(OPERATOR)
     if found is None:
@@ -59,8 +64,29 @@ def owner_of(values: SharesValues) -> Owner | None:
         name=str(about.get("name", "?")),
         work=str(about.get("work", "")),
         since=_date(about.get("since"), found.changed_at),
-        is_silent=_is_silent(found, values.server_time()),
+        is_gone=_is_gone(found, values.server_time(), silent),
+        version=found.version,
     )
+
+
+def living_owner(values: SharesValues, silent: float = SILENT) -> Owner | None:
+    """Return the operator of a migration if it works; ``None`` if there is none, or if another one may take over.
+
+    It may take some seconds to find that out, because an operator is silent between two renewals.
+
+    Args:
+        values: the shared values of the target.
+        silent: seconds after which a silent operator has lost the lock.
+    """
+    first: Owner | None = None
+    while True:
+        owner = owner_of(values, silent)
+        if owner is None or owner.is_gone:
+            return None
+        if first is not None and (first.name, first.version) != (owner.name, owner.version):
+            return owner
+        first = owner
+        time.sleep(LOOK_EVERY)
 
 
 class OperatorLock:
@@ -90,6 +116,7 @@ class OperatorLock:
         self._renewal = renewal
         self._on_renewal = on_renewal
         self._nonce = uuid.uuid4().hex
+        self._me = Identity()
         self._version = 0
         self._renewed = 0.0
         self._lost = False
@@ -150,12 +177,10 @@ class OperatorLock:
             began = time.monotonic()
             now = self._values.server_time()
             found = self._values.shared(OPERATOR).get(OPERATOR)
-            if found is not None and not _is_silent(found, now, self._silent):
-                raise MigrationBusy(
-                    f"{_about(found).get('name', 'another process')} coordinates the migration at this moment",
-                    where=self._book.pair.target.where,
-                    remedy="let it work, or end it; see `rootcellar migrate status`",
-                )
+            if found is not None and not _is_gone(found, now, self._silent):
+                if (owner := living_owner(self._values, self._silent)) is not None:
+                    raise busy(owner, self._book.pair.target.where)
+                continue
             self._since = now
             version = self._values.share(OPERATOR, self._text(), if_version=0 if found is None else found.version)
             if version is not None:
@@ -203,7 +228,16 @@ class OperatorLock:
 
     def _text(self) -> str:
         since = "" if self._since is None else self._since.isoformat()
-        return json.dumps({"name": self._book.by, "nonce": self._nonce, "work": self._work, "since": since})
+        return json.dumps(
+            {
+                "name": self._book.by,
+                "nonce": self._nonce,
+                "work": self._work,
+                "since": since,
+                "namespace": self._me.namespace,
+                "process": self._me.key.removeprefix(PROCESSES),
+            }
+        )
 
     def _taken_over(self) -> MigrationBusy:
         return MigrationBusy(
@@ -221,8 +255,21 @@ def _about(found: SharedValue) -> dict[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
-def _is_silent(found: SharedValue, now: datetime, silent: float = SILENT) -> bool:
-    return now - found.changed_at > timedelta(seconds=silent)
+def busy(owner: Owner, where: str) -> MigrationBusy:
+    """Return the error for an operator that works."""
+    return MigrationBusy(
+        f"{owner.name} coordinates the migration at this moment: {owner.work}",
+        where=where,
+        remedy="let it work, or end it; see `rootcellar migrate status`",
+    )
+
+
+def _is_gone(found: SharedValue, now: datetime, silent: float) -> bool:
+    if now - found.changed_at > timedelta(seconds=silent):
+        return True
+    me, process = Identity(), str(_about(found).get("process", ""))
+    is_here = process.startswith(me.keys_of_host.removeprefix(PROCESSES))
+    return is_here and bool(me.dead({process: found}))
 
 
 def _date(text: object, otherwise: datetime) -> datetime:

@@ -23,15 +23,13 @@ from typing import Any
 
 from rootcellar.errors import MigrationBusy, MigrationRefused
 from rootcellar.migration.pair import Pair, Side
-from rootcellar.stores.dual.phases import Phase
+from rootcellar.stores.dual.phases import PROCESS_PREFIX, STATE_KEY, UNMIRRORED_PREFIX, Phase
 from rootcellar.stores.mirroring import MIGRATION_KEYS
 from rootcellar.stores.shared_values import SharedValue
 
 #: the keys of shared values, or their beginnings
-STATE = f"{MIGRATION_KEYS}state"
+STATE, PROCESSES, UNMIRRORED = STATE_KEY, PROCESS_PREFIX, UNMIRRORED_PREFIX
 OPERATOR = f"{MIGRATION_KEYS}operator"
-PROCESSES = f"{MIGRATION_KEYS}process/"
-UNMIRRORED = f"{MIGRATION_KEYS}unmirrored/"
 
 #: how many events the state keeps
 EVENTS_KEPT = 20
