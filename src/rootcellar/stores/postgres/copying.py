@@ -6,6 +6,7 @@ right to create one, and works through a pooler.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Sequence
 from functools import partial
@@ -20,6 +21,9 @@ from rootcellar.stores.postgres.mirroring import PostgresMirroring, burial_of, r
 from rootcellar.stores.postgres.pipeline import BEGIN_GUARDED, COMMIT, Pipeline, Values, received, rows_of
 from rootcellar.stores.postgres.texts import type_of
 from rootcellar.stores.sql import rows
+from rootcellar.text.escaping import visible_logs
+
+logger = visible_logs(logging.getLogger(__name__))
 
 #: the most records, and about the most bytes, in one transaction: who forgets a result may wait for its end
 _COPIED_AT_ONCE, _MOST_BYTES = 2_000, 16 * 1024 * 1024
@@ -97,7 +101,11 @@ class PostgresCopying(PostgresMirroring):
             pipeline.send(COMMIT)
             if allowed:
                 pipeline.send(statements.notify, statements.notify.values(_to_notify(allowed)))
-            results = received(pipeline)
+            failure, results = pipeline.receive()
+            if failure is not None and len(results) < 1 + bool(allowed):
+                raise failure
+            if failure is not None:
+                logger.warning("Waiting clients could not be notified: %s", failure)
         written = {(task_id or b"").decode() for (task_id,) in rows_of(results[0])} if allowed else set()
         copied.add(set(ids), written, buried)
 

@@ -47,6 +47,8 @@ _BURIED_AT_ONCE = 500
 #: the most burials that one statement forgets
 _FORGOTTEN_AT_ONCE = 10_000
 _BINARY = 1
+_CAN_ROLL_BACK = (psycopg.pq.TransactionStatus.INTRANS, psycopg.pq.TransactionStatus.INERROR)
+_NO_PIPELINE = psycopg.pq.PipelineStatus.OFF
 
 
 class MirroringStatements(NamedTuple):
@@ -323,8 +325,10 @@ def undone(connection: Connection) -> Iterator[None]:
     try:
         yield
     except psycopg.Error:
-        if not connection.closed:
+        if connection.pgconn.transaction_status in _CAN_ROLL_BACK and connection.pgconn.pipeline_status == _NO_PIPELINE:
             roll_back(connection)
+        elif connection.pgconn.transaction_status != psycopg.pq.TransactionStatus.IDLE:
+            connection.close()
         raise
     except BaseException:
         # this ends the session and its transaction

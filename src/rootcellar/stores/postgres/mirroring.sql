@@ -33,7 +33,7 @@ INSERT INTO {task} AS t ({task_columns}, changed) SELECT {task_values}, {task_ma
 WHERE NOT EXISTS ({burial}) AND NOT EXISTS (SELECT FROM {moved} WHERE id = hashtextextended(%(task_id)s, 0))
 ON CONFLICT (task_id) DO UPDATE SET {task_whole}
 
--- take_back_all: move tasks back that are stored again, also those with a SUCCESS; a live row stays
+-- take_back_all: move tasks back, also those with a SUCCESS; if there is a live row, the row that readers see stays
 WITH deleted AS (
     DELETE FROM {older} WHERE task_id = ANY(%(task_ids)s::text[]) AND drop_after IN ({days})
     RETURNING {task_columns}, drop_after
@@ -42,8 +42,8 @@ WITH deleted AS (
 ), noted AS (
 {note_back}
 )
-INSERT INTO {task} ({task_columns}, changed) SELECT {task_columns}, {marker} FROM deleted ORDER BY task_id
-ON CONFLICT (task_id) DO NOTHING
+INSERT INTO {task} AS t ({task_columns}, changed) SELECT {task_columns}, {marker} FROM deleted ORDER BY task_id
+ON CONFLICT (task_id) DO UPDATE SET {task_whole} WHERE excluded.status = 'SUCCESS'
 
 -- copy_tasks: store records of the other store where there is none, and others where the condition allows it
 INSERT INTO {task} AS t ({task_columns}, changed)

@@ -54,7 +54,7 @@ _LONG = {
     *("delete_expired_groups", "delete_expired_chords", "living_parts"),
     *("delete_expired_adopted_tasks", "delete_expired_adopted_groups"),
 }
-#: how often a call is repeated because another one has moved a row to another partition
+#: how often a call is repeated because another one has changed or locked the same rows
 _MOST_CONFLICTS = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 #: the states of a connection that is ready for the next statement
@@ -302,8 +302,9 @@ class PostgresStore(PostgresArchiving, PostgresCopying, PostgresStreaming):
             with self._pool.connection(fresh=is_last) as connection:
                 try:
                     return work(connection)
-                except psycopg.errors.SerializationFailure as exc:
-                    # another call has moved a row to another partition; what this one did was rolled back
+                except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected) as exc:
+                    # another call has moved a row to another partition, or two calls waited for each other; what this
+                    # one did was rolled back
                     if (conflicts := conflicts + 1) > _MOST_CONFLICTS:
                         raise driver.translate(exc, self._where) from exc
                 except psycopg.Error as exc:

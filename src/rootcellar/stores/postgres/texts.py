@@ -75,7 +75,7 @@ def store_statements(options: StoreOptions) -> dict[str, str]:
     found["count_arrived"] = fill_in(found["count_arrived"], {"claimable": found["claimable"]})
     of_older = older.statements(options, {**names, "marker": _MARKER})
     found.update({name: text for name, text in of_older.items() if name not in found})
-    found.update(_mirroring(options, {**names, **statistics, **found}))
+    found.update(_mirroring(options, {**names, **statistics, **of_older}))
     for statement in ("put_task_and_part", "count_part", "put_task_unless_moved_and_part"):
         found[statement] = fill_in(found[statement], {"count_arrived": found["count_arrived"]})
     # the same question to both tables
