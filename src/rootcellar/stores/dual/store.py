@@ -42,6 +42,7 @@ from rootcellar.stores.dual.sampling import Samples
 from rootcellar.stores.dual.sides import Side
 from rootcellar.stores.dual.unmirrored import Unmirrored
 from rootcellar.stores.dual.verbs import Verb
+from rootcellar.stores.dual.watcher import DualWatcher, Listened
 from rootcellar.stores.dual.writing import Put, Writing
 from rootcellar.stores.expiring import Expiring
 from rootcellar.stores.holding import Holding
@@ -50,6 +51,8 @@ from rootcellar.stores.mirroring import Mirrored
 from rootcellar.stores.pool import ConnectionPool, Pooled
 from rootcellar.stores.shared_values import SharesValues
 from rootcellar.stores.streaming import Streamed
+from rootcellar.stores.watching import Watcher
+from rootcellar.support.forking import PerProcess
 from rootcellar.text.escaping import visible_logs
 
 A = TypeVar("A")
@@ -111,6 +114,8 @@ class DualStore(Store):
         self.forgetting = Forgetting()
         self.chords = Chords(self.writing, self.to_target)
         self.groups = Groups(self.writing)
+        self._listened = Listened(source), Listened(target)
+        self._watcher = PerProcess(lambda: DualWatcher(self.get_many, phases.now, *self._listened))
 
     @property
     def where(self) -> str:
@@ -235,6 +240,10 @@ class DualStore(Store):
         with self.verb() as verb:
             return self.chords.living_parts(verb, task_ids)
 
+    def watcher(self) -> Watcher:
+        """See :class:`~rootcellar.stores.base.Watchable`. It listens to each store that may be written first."""
+        return self._watcher.get()
+
     def pools(self) -> Sequence[ConnectionPool[Any]]:
         """See :class:`~rootcellar.stores.pool.Pooled`."""
         pooled = filter(None, (store.ability(Pooled) for store in (self.source, self.target)))
@@ -265,6 +274,10 @@ class DualStore(Store):
                 logger.error("One store of the migration cannot be used; results are in the other one: %s", exc)
 
     def close(self) -> None:
+        if (watcher := self._watcher.take()) is not None:
+            watcher.close()
+        for listened in self._listened:
+            listened.close()
         self.phases.close()
         self.to_source.close()
         self.to_target.close()
