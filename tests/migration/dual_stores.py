@@ -11,7 +11,7 @@ import pytest
 from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores.dual import DualStore, FixedPhases, Phase
 from rootcellar.testing.under_test import StoreUnderTest
-from tests.conformance.registered import MEMORY, POSTGRES, REDIS, SQLITE
+from tests.conformance.registered import MEMORY, POSTGRES, REDIS
 
 NewPlace = Callable[[pytest.FixtureRequest], AbstractContextManager[str]]
 
@@ -44,9 +44,10 @@ def dual(phase: Phase, source: StoreUnderTest, target: StoreUnderTest) -> StoreU
     )
 
 
+_TWO = (Phase.DUAL, Phase.SWITCHING, Phase.TARGET_FIRST)
 #: every phase
 IN_MEMORY = [dual(phase, MEMORY, MEMORY) for phase in Phase]
-#: real servers, in the phases with two stores
-ON_SERVERS = [dual(phase, REDIS, POSTGRES) for phase in (Phase.DUAL, Phase.SWITCHING, Phase.TARGET_FIRST)]
-#: a target that is a file
-TO_FILE = dual(Phase.SWITCHING, SQLITE, SQLITE)
+#: the phases with two stores
+WITH_TWO_STORES = [dual(phase, MEMORY, MEMORY) for phase in _TWO]
+#: the same with real servers
+ON_SERVERS = [dual(phase, REDIS, POSTGRES) for phase in _TWO]

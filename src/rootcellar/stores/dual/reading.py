@@ -41,8 +41,9 @@ class Reading:
             in_source = verb.source.get(task_id)
             if in_source is None or not is_success(in_source):
                 return better(in_target, in_source)
-            verb.target.copy([in_source])
-            if not self.asks_target_after_push():
+            refused = verb.target.copy([in_source]).refused
+            if task_id in refused or not self.asks_target_after_push():
+                # a record that the target cannot keep is only in the source
                 return in_source
         # the target refuses the push, because the result was forgotten
         return in_target
@@ -75,9 +76,11 @@ class Reading:
             _replace(found, rest, _better_of_each(rest, in_target, in_source))
             if not pushed:
                 return found
-            verb.target.copy(pushed)
-            if not self.asks_target_after_push():
-                _replace(found, asked, in_source)
+            refused = verb.target.copy(pushed).refused
+            answered = [task_id for task_id in asked if task_id in refused or not self.asks_target_after_push()]
+            _replace(found, answered, in_source)
+            asked = [task_id for task_id in asked if task_id not in answered]
+            if not asked:
                 return found
         return found
 

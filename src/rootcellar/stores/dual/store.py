@@ -61,6 +61,8 @@ logger = visible_logs(logging.getLogger(__name__))
 
 #: abilities of one store alone: nothing may use them through the store that is migrated
 _NEVER = (Mirrored, Streamed, SharesValues, ReportsInserts, KeepsJournal, KeepsRefused, TakesBatches, WritesBehind)
+#: how many batches of expired records one call deletes at most in the store that does not decide
+MAX_ROUNDS = 10
 #: the shared value that is written to find out whether a store can be written
 PROBE_KEY = "migration/probe"
 
@@ -252,10 +254,16 @@ class DualStore(Store):
     # -- time and end
 
     def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
-        """Delete in both stores; return the larger number, because most records are in both."""
+        """Delete in both stores; return how many were in the one that decides."""
         with self.verb() as verb:
             deleted = verb.decider.store.delete_expired(now, limit)
-            return max(deleted, verb.other.store.delete_expired(now, limit)) if verb.is_double else deleted
+            # the store that decides does not know the holds of the other one, which will delete what has expired later
+            if verb.is_double and verb.other.store.ability(Holding) is None:
+                # when nothing is left in the deciding store, the caller does not call again
+                rounds = 1 if deleted else MAX_ROUNDS
+                while rounds and verb.other.store.delete_expired(now, limit):
+                    rounds -= 1
+            return deleted
 
     def check(self) -> None:
         """Check both stores. If the one that does not decide cannot be used, this is only logged.
