@@ -16,7 +16,7 @@ from tests.migration.dual_stores import IN_MEMORY, ON_SERVERS, WITH_TWO_STORES
 del TestTables, TestMirroring, TestStreaming, TestSharedValues  # noqa: F821
 
 
-@pytest.fixture(scope="module", params=[*IN_MEMORY, *ON_SERVERS] if HEAVY else WITH_TWO_STORES, ids=str)
+@pytest.fixture(scope="module", params=[*IN_MEMORY, *ON_SERVERS] if HEAVY else WITH_TWO_STORES[1:], ids=str)
 def under_test(request: pytest.FixtureRequest) -> StoreUnderTest:
     """The store that the suite runs over."""
     store: StoreUnderTest = request.param

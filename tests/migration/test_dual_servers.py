@@ -22,7 +22,7 @@ from rootcellar.testing.under_test import StoreUnderTest
 from tests.migration.dual_stores import ON_SERVERS
 
 
-@pytest.fixture(scope="module", params=ON_SERVERS[1:], ids=str)
+@pytest.fixture(scope="module", params=ON_SERVERS[1:2], ids=str)
 def under_test(request: pytest.FixtureRequest) -> StoreUnderTest:
     """The store that the suite runs over."""
     found: StoreUnderTest = request.param

@@ -113,6 +113,8 @@ def replace_on_both(writing: Writing, verb: Verb, old: TaskRecord, new: TaskReco
 class DualHolding:
     """Keeps holds in both stores, so that a hold is there after each step of the migration.
 
+    If only the other store keeps holds, those count; none can be placed until that store decides.
+
     Args:
         store: the store that is migrated.
     """
@@ -141,14 +143,14 @@ class DualHolding:
     def holds(self, with_released: bool = False) -> Sequence[Hold]:
         """See :class:`~rootcellar.stores.holding.Holding`."""
         with self._store.verb() as verb:
-            return ability_of(verb.decider, Holding).holds(with_released)
+            return _first(verb, Holding).holds(with_released)
 
     def delete_spared(self, task_ids: Iterable[str], spared: Condition) -> Removed:
         """See :class:`~rootcellar.stores.holding.Holding`. Leave burials of what was deleted, in both stores."""
         ids = list(dict.fromkeys(task_ids))
         with self._store.verb() as verb:
             known = joined({}, verb.target.get_many(ids), verb.source.get_many(ids))
-            removed = ability_of(verb.decider, Holding).delete_spared(ids, spared)
+            removed = _first(verb, Holding).delete_spared(ids, spared)
             gone = [task_id for task_id in ids if task_id not in removed.kept]
             if verb.is_retired:
                 return removed
@@ -160,6 +162,8 @@ class DualHolding:
 class DualExpiring:
     """Deletes what has expired in both stores, and counts what the one that decides has deleted.
 
+    If only the other store has the ability, it is that one: a server deletes by itself what has expired in the first.
+
     Args:
         store: the store that is migrated.
     """
@@ -170,8 +174,8 @@ class DualExpiring:
     def delete_expired_tasks(self, due: Due) -> Deleted:
         """See :class:`~rootcellar.stores.expiring.Expiring`. The other store goes as far as the deciding one."""
         with self._store.verb() as verb:
-            deleted = ability_of(verb.decider, Expiring).delete_expired_tasks(due)
-            other = _other(verb, Expiring)
+            deleted = _first(verb, Expiring).delete_expired_tasks(due)
+            other = _second(verb, Expiring)
             if other is None:
                 return deleted
             until = deleted.last if deleted.last is not None else due.until
@@ -221,14 +225,30 @@ class DualExpiring:
 
     def _read(self, read: Callable[[Expiring], T]) -> T:
         with self._store.verb() as verb:
-            return read(ability_of(verb.decider, Expiring))
+            return read(_first(verb, Expiring))
 
     def _on_both(self, delete: Callable[[Expiring], int]) -> int:
         with self._store.verb() as verb:
-            count = delete(ability_of(verb.decider, Expiring))
-            if (other := _other(verb, Expiring)) is not None:
+            count = delete(_first(verb, Expiring))
+            if (other := _second(verb, Expiring)) is not None:
                 _if_reachable(verb, lambda: delete(other))
             return count
+
+
+def has_either(verb: Verb, protocol: type[Any]) -> bool:
+    """Return whether a store that is used in this phase has an ability."""
+    return verb.decider.store.ability(protocol) is not None or _other(verb, protocol) is not None
+
+
+def _first(verb: Verb, protocol: type[A]) -> A:
+    """Return an ability of the store that decides, or else of the other one."""
+    found = verb.decider.store.ability(protocol)
+    return found if found is not None else ability_of(verb.other if verb.is_double else verb.decider, protocol)
+
+
+def _second(verb: Verb, protocol: type[A]) -> A | None:
+    """Return an ability of the other store, if both have it and both are written."""
+    return None if verb.decider.store.ability(protocol) is None else _other(verb, protocol)
 
 
 def _other(verb: Verb, protocol: type[A]) -> A | None:

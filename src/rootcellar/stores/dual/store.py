@@ -29,6 +29,7 @@ from rootcellar.stores.dual.abilities import (
     DualHolding,
     Forwarded,
     ability_of,
+    has_either,
     put_sent,
     replace_on_both,
 )
@@ -211,16 +212,18 @@ class DualStore(Store):
         """Return an ability that asks the phase at each call; ``None`` if the store that decides now lacks it."""
         if protocol in _NEVER:
             return None
-        if protocol in (Replaceable, RecordsSent, KnowsParts, Queryable, Holding, Expiring):
+        if protocol in (Holding, Expiring):
+            with self.verb() as verb:
+                if not has_either(verb, protocol):
+                    return None
+            return cast("A", DualHolding(self) if protocol is Holding else DualExpiring(self))
+        if not isinstance(self, protocol):
+            return Forwarded.of(self, protocol)
+        if protocol in (Replaceable, RecordsSent, KnowsParts, Queryable):
             with self.verb() as verb:
                 if verb.decider.store.ability(protocol) is None:
                     return None
-        own: dict[type[Any], object] = {Holding: DualHolding(self), Expiring: DualExpiring(self)}
-        if protocol in own:
-            return cast("A", own[protocol])
-        if isinstance(self, protocol):
-            return self
-        return Forwarded.of(self, protocol)
+        return self
 
     def put_sent(self, records: Sequence[TaskRecord]) -> None:
         """See :class:`~rootcellar.stores.base.RecordsSent`."""
@@ -257,8 +260,8 @@ class DualStore(Store):
         """Delete in both stores; return how many were in the one that decides."""
         with self.verb() as verb:
             deleted = verb.decider.store.delete_expired(now, limit)
-            # the store that decides does not know the holds of the other one, which will delete what has expired later
-            if verb.is_double and verb.other.store.ability(Holding) is None:
+            # a cleanup that knows the holds has the ability Expiring
+            if verb.is_double and not _has_holds(verb.other.store):
                 # when nothing is left in the deciding store, the caller does not call again
                 rounds = 1 if deleted else MAX_ROUNDS
                 while rounds and verb.other.store.delete_expired(now, limit):
@@ -296,3 +299,8 @@ class DualStore(Store):
 def probe(side: Side) -> None:
     """Write to a store, so that a full or slow one is found out too."""
     side.shared.share(PROBE_KEY, '"written to find out whether this store can be written"')
+
+
+def _has_holds(store: Store) -> bool:
+    holding = store.ability(Holding)
+    return holding is not None and bool(holding.holds())
