@@ -235,6 +235,32 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         ),
     ),
     (
+        "Migration",
+        (
+            Panel(
+                title="Phase",
+                about="0 prepared, 1 dual write, 2 switching, 3 target first, 4 target only, 5 retired.",
+                queries=(("max(rootcellar_migration_phase{JOB})", "phase"),),
+            ),
+            Panel(
+                title="Processes",
+                queries=(("max by (status) (rootcellar_migration_processes{JOB})", "{{status}}"),),
+            ),
+            Panel(
+                title="Pass",
+                queries=(("max by (status) (rootcellar_migration_rows{JOB})", "{{status}}"),),
+            ),
+            Panel(
+                title="What differs",
+                queries=(
+                    ("max by (kind) (rootcellar_migration_differences{JOB})", "{{kind}}"),
+                    ("max(rootcellar_migration_unmirrored{JOB})", "not mirrored"),
+                    ("max by (outcome) (rootcellar_migration_reads{JOB})", "reads: {{outcome}}"),
+                ),
+            ),
+        ),
+    ),
+    (
         "Maintenance",
         (
             Panel(

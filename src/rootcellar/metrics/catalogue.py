@@ -411,6 +411,53 @@ FORECAST = Metric(
     needs="PostgreSQL, MySQL or SQLite",
 )
 
+MIGRATION_PHASE = Metric(
+    name="rootcellar_migration_phase",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="Phase: 0 prepared, 1 dual write, 2 switching, 3 target first, 4 target only, 5 retired.",
+    needs="a migration",
+)
+MIGRATION_PROCESSES = Metric(
+    name="rootcellar_migration_processes",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    labels=("status",),
+    help="Processes that follow a migration. The status is confirmed, or silent: the next phase waits for them.",
+    needs="a migration",
+)
+MIGRATION_ROWS = Metric(
+    name="rootcellar_migration_rows",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    labels=("status",),
+    help="Results of the last pass of a migration: those that were read, and about how many are expected.",
+    needs="a migration",
+)
+MIGRATION_DIFFERENCES = Metric(
+    name="rootcellar_migration_differences",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    labels=("kind",),
+    help="Results that differed in both stores when they were compared last, after the repair.",
+    needs="a migration",
+)
+MIGRATION_UNMIRRORED = Metric(
+    name="rootcellar_migration_unmirrored",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    help="Results that one store may lack because it did not answer. The next pass repairs them.",
+    needs="a migration",
+)
+MIGRATION_READS = Metric(
+    name="rootcellar_migration_reads",
+    kind=Kind.GAUGE,
+    source=Source.EXPORTER,
+    labels=("outcome",),
+    help="Real reads of which both stores were compared since the last pass. The outcome is same or different.",
+    needs="a migration",
+)
+
 #: what `rootcellar metrics` exports
 OF_A_STORE = (
     UP,
@@ -448,5 +495,11 @@ OF_A_STORE = (
     ARCHIVE_FILES,
     ARCHIVE_BYTES,
     FORECAST,
+    MIGRATION_PHASE,
+    MIGRATION_PROCESSES,
+    MIGRATION_ROWS,
+    MIGRATION_DIFFERENCES,
+    MIGRATION_UNMIRRORED,
+    MIGRATION_READS,
 )
 ALL = tuple(dict.fromkeys((*OF_A_STORE, *OF_A_PROCESS)))

@@ -25,6 +25,7 @@ from rootcellar.errors import AbilityMissing, PermissionDenied, RootcellarError,
 from rootcellar.history.history import History
 from rootcellar.metrics import catalogue, readings, retention
 from rootcellar.metrics.families import Family, build_info
+from rootcellar.metrics.migration import migration
 from rootcellar.metrics.statistics import FailureStatistics, Statistics
 from rootcellar.stores import Store
 from rootcellar.stores.search import SearchTooSlow
@@ -73,7 +74,7 @@ class StoreCollector:
         #: held during a scrape
         self._scraping = threading.Lock()
         statistics = Statistics()
-        fast = (_Reader(readings.activity), _Reader(readings.journal), _Reader(statistics.read))
+        fast = (_Reader(readings.activity), _Reader(readings.journal), _Reader(statistics.read), _Reader(migration))
         slow = (
             _Reader(FailureStatistics(statistics.tasks).read, SLOW_SECONDS),
             _Reader(readings.stuck, SLOW_SECONDS),

@@ -17,7 +17,7 @@ from rootcellar.errors import MigrationRefused
 from rootcellar.migration.pair import Pair
 from rootcellar.migration.state import PROCESSES, State
 from rootcellar.stores.dual.presence import Identity
-from rootcellar.stores.shared_values import SharedValue
+from rootcellar.stores.shared_values import SharedValue, SharesValues
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +61,14 @@ def processes_of(pair: Pair) -> list[Process]:
     A process that cannot reach the target stores its value in the source. Of two values, the one of the later phase
     counts.
     """
+    return processes_in([pair.target.values, pair.source.values])
+
+
+def processes_in(stores: Iterable[SharesValues]) -> list[Process]:
+    """Return the processes that follow a migration, as the shared values of some stores say."""
     found: dict[str, Process] = {}
-    for side in (pair.target, pair.source):
-        for value in side.values.shared(PROCESSES).values():
+    for values in stores:
+        for value in values.shared(PROCESSES).values():
             process = _process(value)
             known = found.get(process.key)
             if known is None or (process.epoch or 0) > (known.epoch or 0):

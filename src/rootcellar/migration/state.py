@@ -25,7 +25,7 @@ from rootcellar.errors import MigrationBusy, MigrationRefused
 from rootcellar.migration.pair import Pair, Side
 from rootcellar.stores.dual.phases import PROCESS_PREFIX, STATE_KEY, UNMIRRORED_PREFIX, Phase
 from rootcellar.stores.mirroring import MIGRATION_KEYS
-from rootcellar.stores.shared_values import SharedValue
+from rootcellar.stores.shared_values import SharedValue, SharesValues
 
 #: the keys of shared values, or their beginnings
 STATE, PROCESSES, UNMIRRORED = STATE_KEY, PROCESS_PREFIX, UNMIRRORED_PREFIX
@@ -339,7 +339,12 @@ def is_over(state: State) -> bool:
 
 def find_state(side: Side) -> State | None:
     """Return the state of a migration that one of the stores has; ``None`` if it has none."""
-    found = side.values.shared(STATE).get(STATE)
+    return state_in(side.values)
+
+
+def state_in(values: SharesValues) -> State | None:
+    """Return the state of a migration among shared values; ``None`` if there is none."""
+    found = values.shared(STATE).get(STATE)
     return None if found is None else state_of(found.value)
 
 

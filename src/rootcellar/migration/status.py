@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 from rootcellar.errors import RootcellarError
-from rootcellar.migration.confirmations import Process, left_out, processes_of, summed, unconfirmed
+from rootcellar.migration.confirmations import Process, left_out, processes_in, summed, unconfirmed
 from rootcellar.migration.operator import Owner, owner_of
-from rootcellar.migration.pair import Pair
-from rootcellar.migration.passes import noted
-from rootcellar.migration.state import NAMES, State, as_object, find_state
+from rootcellar.migration.pair import Pair, pair_of
+from rootcellar.migration.state import NAMES, UNMIRRORED, State, as_object, state_in
+from rootcellar.stores.base import Store
+from rootcellar.stores.dual import DualStore
+from rootcellar.stores.shared_values import SharesValues
 from rootcellar.text.escaping import visible
 
 
@@ -50,31 +52,47 @@ class Status:
 
 
 def read_status(pair: Pair) -> Status:
-    """Return the status of a migration.
+    """Return the status of a migration. If the target cannot be asked, it is what the source knows.
 
     Raises:
         RootcellarError: none of the stores can be asked.
     """
     try:
-        state, at = find_state(pair.target), pair.target.values.server_time()
-        processes = processes_of(pair)
-        owner = owner_of(pair.target.values)
-        unmirrored = sum(len(noted(side.values)) for side in (pair.source, pair.target))
-        problem = ""
+        return _status([pair.target.values, pair.source.values])
     except RootcellarError as exc:
-        state, at = find_state(pair.source), pair.source.values.server_time()
-        processes, owner, unmirrored = [], None, len(noted(pair.source.values))
-        problem = str(exc)
+        return replace(_status([pair.source.values]), problem=str(exc))
+
+
+def status_of(store: Store) -> Status | None:
+    """Return the status of the migration in which a store takes part; ``None`` if it takes part in none.
+
+    Args:
+        store: the source, the target, or the store that is migrated.
+
+    Raises:
+        RootcellarError: it cannot be asked.
+    """
+    if isinstance(store, DualStore):
+        return read_status(pair_of(store.source, store.target))
+    values = store.ability(SharesValues)
+    if values is None:
+        return None
+    status = _status([values])
+    return None if status.state is None else status
+
+
+def _status(stores: Sequence[SharesValues]) -> Status:
+    first = stores[0]
+    state, processes = state_in(first), processes_in(stores)
     return Status(
         state=state,
-        at=at,
+        at=first.server_time(),
         processes=processes,
         silent=[] if state is None else unconfirmed(state, processes),
         left_out=[] if state is None else left_out(state, processes),
-        owner=owner,
-        unmirrored=unmirrored,
+        owner=owner_of(first),
+        unmirrored=sum(len(values.shared(UNMIRRORED)) for values in stores),
         counters=summed(processes),
-        problem=problem,
     )
 
 
