@@ -5,10 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import datetime
 from multiprocessing.connection import Connection
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -24,6 +24,32 @@ from rootcellar.records import TaskRecord
 B = TypeVar("B", bound="_Beside")
 
 
+#: signals that end a command
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Start a process in this block. What a signal does to this one is done after it.
+
+    The new process never gets a Ctrl-C, which a terminal sends to both: this process ends it.
+    """
+    if current_thread() is not main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = [(number, signal.signal(number, lambda number, frame: came.append(number))) for number in _SIGNALS]
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for number, handler in handlers:
+            signal.signal(number, handler)
+    for each in came:
+        signal.raise_signal(each)
+
+
 class _Beside:
     """A process that sends messages, and ends with the ``with`` block."""
 
@@ -32,7 +58,8 @@ class _Beside:
         context = multiprocessing.get_context("spawn")
         self._receiving, sending = context.Pipe(duplex=False)
         self._process = context.Process(target=target, args=(sending, *args), name="rootcellar-reads", daemon=True)
-        self._process.start()
+        with _undisturbed():
+            self._process.start()
         # then reading ends when the process does
         sending.close()
 
@@ -164,8 +191,6 @@ def _for_each_batch(
     spec: Spec, cursor: str | None, rate: float | None, send: Callable[[Batch[TaskRecord]], object]
 ) -> RootcellarError | None:
     """Read a system, and return an error if there was one."""
-    # the process that started this one ends it
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         endpoint = open_endpoint(spec)
         with closing(endpoint):
