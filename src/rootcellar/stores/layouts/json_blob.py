@@ -70,7 +70,8 @@ _TYPED = "t"
 _JSON = "application/json"
 _STATUS = re.compile(rb"status.{1,8}?([A-Z][A-Z_]{2,})", re.DOTALL)
 _decoder = json.JSONDecoder()
-_Span = tuple[int, int]
+#: a value in a JSON object, and the positions of its first character and after its last one
+_Found = tuple[Any, int, int]
 
 
 def encode_task(record: TaskRecord) -> bytes:
@@ -230,7 +231,7 @@ def decode_group(group_id: str, blob: bytes) -> GroupRecord:
                 expires_at=reader.moment("expires_at", fields.get("expires_at"), _date),
             )
         text = blob.decode()
-        start, end = _value_spans(text)["result"]
+        _, start, end = _values(text)["result"]
     except FAILURES:
         raise PayloadUnreadable(
             f"group {group_id} was saved in a form that is not JSON",
@@ -333,29 +334,30 @@ def _stamps_in_celerys_form(payload: Payload) -> str:
 
 def _celery_task(task_id: str, blob: bytes, expires_at: datetime | None) -> TaskRecord:
     text = blob.decode()
-    spans = _value_spans(text)
+    found = _values(text)
+    values = {key: value for key, (value, _, _) in found.items()}
+    field = values.get
     reader = FieldReader()
-    state = reader.state(_value(text, spans["status"]))
-    retries, stamped = _value(text, spans.get("retries")), _value(text, spans.get("stamped_headers"))
-    done_at = reader.moment("done_at", _marked_date(_value(text, spans.get("date_done"))), _date)
-    texts: dict[str, Any] = {name: text_of(_value(text, spans.get(key))) for name, key in _TEXTS.items()}
-    traceback = _value(text, spans.get("traceback"))
-    children = _payload(text, spans.get("children"))
+    state = reader.state(values["status"])
+    retries, stamped, traceback = field("retries"), field("stamped_headers"), field("traceback")
+    done_at = reader.moment("done_at", _marked_date(field("date_done")), _date)
+    texts: dict[str, Any] = {name: text_of(values[key]) for name, key in _TEXTS.items() if key in values}
+    children = _payload(text, found.get("children"))
     if children is not None and children.body == b"[]":
         children = None
     stamps = None
     if isinstance(stamped, list):
         names = [name for name in stamped if isinstance(name, str)]
-        stamps = Payload(json.dumps({name: _value(text, spans.get(name)) for name in names}).encode())
+        stamps = Payload(json.dumps({name: field(name) for name in names}).encode())
     return TaskRecord(
         task_id=task_id,
         state=state,
-        result=_payload(text, spans.get("result")) or Payload(b"null"),
+        result=_payload(text, found.get("result")) or Payload(b"null"),
         traceback=None if traceback is None else str(traceback),
         done_at=done_at or (NO_DATE if state in ENDS else None),
-        retries=number_of(retries),
-        args=_payload(text, spans.get("args")),
-        kwargs=_payload(text, spans.get("kwargs")),
+        retries=None if retries is None else number_of(retries),
+        args=_payload(text, found.get("args")),
+        kwargs=_payload(text, found.get("kwargs")),
         children=children,
         stamps=stamps,
         expires_at=expires_at,
@@ -374,25 +376,27 @@ def _foreign_task(task_id: str, blob: bytes, expires_at: datetime | None) -> Tas
     return TaskRecord(task_id=task_id, state=state, result=result, done_at=done_at, expires_at=expires_at)
 
 
-def _value_spans(text: str) -> dict[str, _Span]:
-    """Return the positions of the values in a JSON object, so that they can be copied byte for byte."""
-    spans: dict[str, _Span] = {}
+def _values(text: str) -> dict[str, _Found]:
+    """Return the values in a JSON object with their positions, so that they can be copied byte for byte."""
+    decode = _decoder.raw_decode
+    found: dict[str, _Found] = {}
     at = _skip_spaces(text, 0)
     if text[at] != "{":
         raise ValueError("no object")
     at = _skip_spaces(text, at + 1)
     while text[at] != "}":
-        key, at = _decoder.raw_decode(text, at)
-        at = _skip_spaces(text, at)
+        key, at = decode(text, at)
         if text[at] != ":":
-            raise ValueError("no colon")
+            at = _skip_spaces(text, at)
+            if text[at] != ":":
+                raise ValueError("no colon")
         start = _skip_spaces(text, at + 1)
-        _, at = _decoder.raw_decode(text, start)
-        spans[key] = (start, at)
+        value, at = decode(text, start)
+        found[key] = value, start, at
         at = _skip_spaces(text, at)
         if text[at] == ",":
             at = _skip_spaces(text, at + 1)
-    return spans
+    return found
 
 
 def _skip_spaces(text: str, at: int) -> int:
@@ -401,14 +405,11 @@ def _skip_spaces(text: str, at: int) -> int:
     return at
 
 
-def _value(text: str, span: _Span | None) -> Any:
-    return None if span is None else _decoder.raw_decode(text, span[0])[0]
-
-
-def _payload(text: str, span: _Span | None) -> Payload | None:
-    if span is None or text[span[0] : span[1]] == "null":
+def _payload(text: str, found: _Found | None) -> Payload | None:
+    if found is None or found[0] is None:
         return None
-    return Payload(text[span[0] : span[1]].encode())
+    _, start, end = found
+    return Payload(text[start:end].encode())
 
 
 def _milliseconds(moment: datetime | None) -> int:
