@@ -23,8 +23,8 @@ from celery.result import GroupResult
 from rootcellar import errors
 from rootcellar.records import FOREIGN, ChordPart, ChordRecord, GroupRecord, Payload, TaskRecord
 from rootcellar.stores import Store, StoreOptions, open_store
-from rootcellar.stores.mirroring import Held, Mirrored
-from rootcellar.stores.mongodb import driver
+from rootcellar.stores.mirroring import Held, Mirrored, fingerprint
+from rootcellar.stores.mongodb import driver, mirroring
 from rootcellar.stores.mongodb.chords import ChordDocuments
 from rootcellar.stores.shared_values import SharesValues
 from rootcellar.stores.streaming import Streamed
@@ -477,11 +477,62 @@ def test_note_of_a_part_survives_a_record_of_the_other_store(
 
 def test_large_result_is_buried(store: Store) -> None:
     """A filter of MongoDB has at most 16 MB, as a document."""
-    large = finished(result=Payload(json.dumps("x" * (9 << 20)).encode()))
+    large = finished(result=Payload(json.dumps("x" * ((16 << 20) - 1_000)).encode()))
     store.put(large)
     assert able(store, Mirrored).bury([large.task_id]) == {large.task_id: large}
     assert store.get(large.task_id) is None
     assert able(store, Mirrored).copy([large]).buried == {large.task_id}
+
+
+def test_result_that_is_buried_while_it_is_mirrored_does_not_stay(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process buries it between the reading of its burial and the writing of its document."""
+    one = finished()
+    write, mirrored = mirroring.write, able(store, Mirrored)
+
+    def write_after_the_burial(*arguments: Any) -> bool:
+        mirrored.bury([one.task_id], {one.task_id: [one]})
+        return write(*arguments)
+
+    monkeypatch.setattr(mirroring, "write", write_after_the_burial)
+    assert mirrored.mirror(one) == Held(None, buried=True)
+    assert store.get(one.task_id) is None
+
+
+def test_result_that_is_copied_before_its_burial_is_written_does_not_stay(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process copies it between the reading of its document and the writing of its burial."""
+    one = finished()
+    add_burials, mirrored = mirroring._add_burials, able(store, Mirrored)
+    outcomes = []
+
+    def add_after_the_copy(*arguments: Any) -> None:
+        if not outcomes:
+            outcomes.append(mirrored.copy([one]).written)
+        add_burials(*arguments)
+
+    monkeypatch.setattr(mirroring, "_add_burials", add_after_the_copy)
+    assert mirrored.bury([one.task_id]) == {one.task_id: one}
+    assert outcomes == [{one.task_id}]
+    assert store.get(one.task_id) is None
+    assert mirrored.burials_of([one.task_id])[one.task_id].fingerprints == {fingerprint(one)}
+
+
+def test_result_that_is_buried_while_it_is_copied_does_not_stay(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    ones = [finished(), finished(state="FAILURE"), finished()]
+    copy, mirrored = mirroring._copy_successes, able(store, Mirrored)
+    ids = [one.task_id for one in ones[:2]]
+
+    def copy_after_the_burial(*arguments: Any) -> set[str]:
+        mirrored.bury(ids, {one.task_id: [one] for one in ones[:2]})
+        return copy(*arguments)
+
+    monkeypatch.setattr(mirroring, "_copy_successes", copy_after_the_burial)
+    report = mirrored.copy(ones)
+    assert (report.buried, report.written) == (set(ids), {ones[2].task_id})
+    assert store.get_many(one.task_id for one in ones) == {ones[2].task_id: ones[2]}
 
 
 def test_pickled_group_is_streamed_as_it_is(url: str, store: Store, mongo_server: MongoServer) -> None:

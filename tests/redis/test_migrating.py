@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rootcellar import errors
-from rootcellar.records import FOREIGN, Payload, TaskRecord
+from rootcellar.records import FOREIGN, NO_DATE, GroupRecord, Payload, TaskRecord
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.base import TaskQuery
 from rootcellar.stores.measures import InMemory
@@ -331,6 +331,31 @@ def test_what_a_migration_wrote_survives_a_failover(servers: SentinelSet | Redis
         assert {one.task_id for one in walked(store, 100)} >= expected.keys()
 
 
+def test_what_a_migration_writes_waits_for_replicas(
+    sentinel_set: SentinelSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is one replica less than the store waits for: each change that waits says so."""
+    options = {"wait_replicas": 2, "wait_timeout": 0.1}
+    one, gone = record(), new_id()
+    calls: list[Callable[[RedisStore], object]] = [
+        lambda store: able(store, Mirrored).mirror(one),
+        lambda store: able(store, Mirrored).settle(one),
+        lambda store: able(store, Mirrored).copy([record()]),
+        lambda store: able(store, Mirrored).bury([gone]),
+        lambda store: able(store, Mirrored).bury_same([one]),
+        lambda store: able(store, Streamed).copy_groups(
+            [GroupRecord(group_id=new_id(), result=json_payload([]), done_at=NO_DATE)]
+        ),
+        lambda store: able(store, SharesValues).share("migration/state", "{}"),
+        lambda store: able(store, SharesValues).unshare(["migration/state"]),
+    ]
+    for call in calls:
+        caplog.clear()
+        with opened(sentinel_set.url, transport_options=options) as store:
+            call(store)
+        assert [found for found in caplog.records if "1 of 2 replicas" in found.getMessage()]
+
+
 def _refuses_all(store: Store, records: list[TaskRecord]) -> bool:
     with suppress(errors.StoreError):
         return able(store, Mirrored).copy(records).buried == {one.task_id for one in records}
@@ -356,7 +381,8 @@ def test_walk_goes_on_after_the_server_was_restarted(new_redis: Callable[..., Re
         assert next(pages) > 8
 
 
-def test_walk_over_a_cluster_finds_keys_that_move_to_a_node_which_was_read() -> None:
+@pytest.mark.parametrize("is_noticed", [False, True], ids=["noticed at the end", "noticed at once"])
+def test_walk_over_a_cluster_finds_keys_that_move_to_a_node_which_was_read(is_noticed: bool) -> None:
     with RedisCluster() as cluster, opened(cluster.url) as store:
         # a walk reads the nodes in the order of their ports; the slot is on the last one
         target, _, source = sorted(cluster.nodes[:3], key=lambda node: node.port)
@@ -371,6 +397,8 @@ def test_walk_over_a_cluster_finds_keys_that_move_to_a_node_which_was_read() -> 
             if not is_moved and int(cursor.split("/")[1]) == 1:
                 _move(cluster, slot, source, target)
                 is_moved.append(True)
+                if is_noticed:
+                    assert store.get(records[0].task_id) == records[0], "the nodes redirect the client"
 
         assert ids_of(walked(store, 1_000, move)) == {one.task_id for one in records}
         assert is_moved
