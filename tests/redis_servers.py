@@ -22,6 +22,8 @@ COMMANDS = (
     "+hget +hset +hsetnx +hmget +hgetall +hincrby +zadd +zrem +zrangebyscore +time "
     "+publish +subscribe +unsubscribe +ping +select +info"
 )
+#: what a migration needs in addition
+ALSO_MIGRATION = "+hdel +zrangebylex"
 KEYS = "~celery-task-meta-* ~celery-taskset-meta-* ~rootcellar-* resetchannels &celery-task-meta-*"
 
 
@@ -58,7 +60,7 @@ class SecureRedisServer(RedisServer):
     def start(self) -> None:
         super().start()
         with redis.Redis.from_url(self.url) as admin:
-            rules = [*COMMANDS.split(), *KEYS.split()]
+            rules = [*COMMANDS.split(), *ALSO_MIGRATION.split(), *KEYS.split()]
             admin.execute_command("ACL", "SETUSER", self.user, "reset", "on", f">{self.password}", *rules)
 
     @property

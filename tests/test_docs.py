@@ -28,7 +28,7 @@ from rootcellar.records import TaskRecord
 from rootcellar.stores import StoreOptions, open_store
 from tests.helpers import HEAVY
 from tests.mariadb_server import MariaDBServer
-from tests.redis_servers import COMMANDS, KEYS
+from tests.redis_servers import ALSO_MIGRATION, COMMANDS, KEYS
 from tests.servers import MongoServer, PgBouncerServer, PostgresServer, RedisServer, die_with_parent, free_port
 from tests.workers import Worker
 from tools.settings_reference import fill_in
@@ -384,6 +384,7 @@ def test_documented_rights_of_a_redis_user_are_those_of_the_tests() -> None:
     page = (ROOT / "docs/redis.md").read_text(encoding="utf-8")
     (rules,) = re.findall(r"^ACL SETUSER celery on >secret (.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert sorted(rules.split()) == sorted([*KEYS.split(), *COMMANDS.split()])
+    assert f"For a migration from or to this Redis, add `{ALSO_MIGRATION}`." in page
 
 
 def test_page_mongodb_works(tmp_path: Path, mongo_server: MongoServer) -> None:

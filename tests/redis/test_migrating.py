@@ -29,13 +29,11 @@ from rootcellar.stores.streaming import Streamed
 from rootcellar.testing.helpers import able, json_payload
 from tests.helpers import new_id, record, wait_until
 from tests.redis.helpers import opened, our_app, stock_app
-from tests.redis_servers import COMMANDS, KEYS, RedisCluster, SentinelSet
+from tests.redis_servers import ALSO_MIGRATION, COMMANDS, KEYS, RedisCluster, SentinelSet
 from tests.servers import HOST, RedisServer
 from tests.waiting.proxy import Proxy
 
 ABILITIES = (Mirrored, Streamed, SharesValues)
-#: what docs/redis.md adds to the rights of a user for a migration
-ALSO_MIGRATION = "+hdel +zrangebylex"
 SECOND = timedelta(seconds=1)
 
 
