@@ -191,7 +191,7 @@ def test_cleanup_deletes_old_burials_unless_a_migration_goes_on(under_test: Stor
         must_be_able(store)
         mirrored, values = able(store, Mirrored), able(store, SharesValues)
         mirrored.bury(["old", "young"])
-        under_test.run_sql(url, "UPDATE celery_taskmeta_buried SET buried_at = '2001-01-01' WHERE task_id = 'old'")
+        under_test.run_sql(url, "UPDATE celery_taskmeta_buried SET buried_at = '2001-01-01' WHERE task_id = 'old';")
         values.share("migration/state", "{}")
         clean(store)
         assert mirrored.burials_of(["old", "young"]).keys() == {"old", "young"}
