@@ -24,7 +24,7 @@ from rootcellar import errors
 from rootcellar.records import FOREIGN, ChordPart, ChordRecord, GroupRecord, Payload, TaskRecord
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.mirroring import Held, Mirrored, fingerprint
-from rootcellar.stores.mongodb import driver, mirroring
+from rootcellar.stores.mongodb import driver, mirroring, streaming
 from rootcellar.stores.mongodb.chords import ChordDocuments
 from rootcellar.stores.shared_values import SharesValues
 from rootcellar.stores.streaming import Streamed
@@ -533,6 +533,20 @@ def test_result_that_is_buried_while_it_is_copied_does_not_stay(store: Store, mo
     report = mirrored.copy(ones)
     assert (report.buried, report.written) == (set(ids), {ones[2].task_id})
     assert store.get_many(one.task_id for one in ones) == {ones[2].task_id: ones[2]}
+
+
+def test_page_of_large_results_is_cut(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "MAX_PAGE_BYTES", 100_000)
+    records = [finished(result=Payload(json.dumps("x" * 30_000).encode())) for _ in range(20)]
+    able(store, Mirrored).copy(records)
+    page, cursor = able(store, Streamed).stream()
+    assert len(page) == 4
+    found = [*page]
+    while cursor is not None:
+        page, cursor = able(store, Streamed).stream(cursor)
+        found += page
+    assert {one.task_id: one for one in found} == {one.task_id: one for one in records}
+    assert len(found) == 20
 
 
 def test_pickled_group_is_streamed_as_it_is(url: str, store: Store, mongo_server: MongoServer) -> None:

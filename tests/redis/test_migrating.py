@@ -22,7 +22,7 @@ from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.base import TaskQuery
 from rootcellar.stores.measures import InMemory
 from rootcellar.stores.mirroring import BURIALS_KEPT, Held, Mirrored, fingerprint
-from rootcellar.stores.redis import RedisStore
+from rootcellar.stores.redis import RedisStore, streaming
 from rootcellar.stores.redis.keys import Keys, slot_of
 from rootcellar.stores.shared_values import SharesValues
 from rootcellar.stores.streaming import Streamed
@@ -403,8 +403,26 @@ def test_walk_over_a_cluster_finds_keys_that_move_to_a_node_which_was_read(is_no
 
 
 def test_cursor_of_another_kind_is_refused(store: RedisStore) -> None:
-    with pytest.raises(errors.ConfigurationError, match="not a cursor of Redis"):
-        able(store, Streamed).stream("some-id")
+    for cursor in ("some-id", "[]", '["", [1]]', "[1"):
+        with pytest.raises(errors.ConfigurationError, match="not a cursor of Redis"):
+            able(store, Streamed).stream(cursor)
+
+
+def test_page_of_large_results_is_cut(redis_url: str, store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not read of a step of SCAN is read by the next call, also in another process."""
+    monkeypatch.setattr(streaming, "MAX_PAGE_BYTES", 100_000)
+    records = [record(f"ü {number}", value="x" * 9_000) for number in range(300)]
+    able(store, Mirrored).copy(records)
+    found: list[TaskRecord] = []
+    cursor, pages = None, 0
+    while pages == 0 or cursor is not None:
+        with opened(redis_url) as other:
+            page, cursor = able(other, Streamed).stream(cursor, 1_000)
+        found += page
+        pages += 1
+        assert len(page) == 100, "the first reading is as large as a page"
+    assert pages == 3
+    assert {one.task_id: one for one in found} == {one.task_id: one for one in records}
 
 
 def test_cursor_is_a_text_that_json_keeps(store: RedisStore) -> None:

@@ -18,6 +18,9 @@ from rootcellar.stores.mongodb.driver import Document
 from rootcellar.stores.mongodb.mirroring import Run
 from rootcellar.stores.mongodb.writing import DUPLICATE
 
+#: about how many bytes of results a page has at most, so that a walk needs little memory
+MAX_PAGE_BYTES = 16 << 20
+
 
 class MongoStream:
     """The ability :class:`~rootcellar.stores.streaming.Streamed` of MongoDB. A cursor is the last id of a page.
@@ -30,14 +33,14 @@ class MongoStream:
         self._run = run
 
     def stream(self, cursor: str | None = None, limit: int = 1_000) -> tuple[Sequence[TaskRecord], str | None]:
-        """See :class:`~rootcellar.stores.streaming.Streamed`."""
-        found = self._run(lambda at: _page(at.task, cursor, limit))
-        return [documents.task_record(document) for document in found], _cursor(found, limit)
+        """See :class:`~rootcellar.stores.streaming.Streamed`. A page has about :data:`MAX_PAGE_BYTES` at most."""
+        found, cursor = self._run(lambda at: _page(at.task, cursor, limit))
+        return [documents.task_record(document) for document in found], cursor
 
     def stream_groups(self, cursor: str | None = None, limit: int = 1_000) -> tuple[Sequence[GroupRecord], str | None]:
         """See :class:`~rootcellar.stores.streaming.Streamed`. A group that is not JSON is returned as it is stored."""
-        found = self._run(lambda at: _page(at.group, cursor, limit))
-        return [_group(document) for document in found], _cursor(found, limit)
+        found, cursor = self._run(lambda at: _page(at.group, cursor, limit))
+        return [_group(document) for document in found], cursor
 
     def copy_groups(self, groups: Sequence[GroupRecord], *, newer_wins: bool = False) -> int:
         """See :class:`~rootcellar.stores.streaming.Streamed`."""
@@ -62,14 +65,19 @@ class MongoStream:
         return self._run(lambda at: at.chord.count_documents({"begun": True, "finished_at": None}))
 
 
-def _page(collection: Collection[Document], cursor: str | None, limit: int) -> list[Document]:
+def _page(collection: Collection[Document], cursor: str | None, limit: int) -> tuple[list[Document], str | None]:
+    """Return some documents, and the last id if there may be others."""
     # an id that is not a text belongs to no task
     after: Document = {"$gte": ""} if cursor is None else {"$gt": cursor}
-    return list(collection.find({"_id": after}).sort("_id", 1).limit(limit))
-
-
-def _cursor(found: Sequence[Document], limit: int) -> str | None:
-    return str(found[-1]["_id"]) if len(found) == limit else None
+    found: list[Document] = []
+    size = 0
+    for document in collection.find({"_id": after}).sort("_id", 1).limit(limit):
+        found.append(document)
+        stored = document.get("result")
+        size += len(stored) if isinstance(stored, (str, bytes)) else 0
+        if len(found) == limit or size >= MAX_PAGE_BYTES:
+            return found, str(document["_id"])
+    return found, None
 
 
 def _group(document: Document) -> GroupRecord:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
@@ -13,9 +14,13 @@ from rootcellar.stores.redis.commands import load, ttl_milliseconds
 from rootcellar.stores.redis.connection import Call, pack
 from rootcellar.stores.redis.keys import Keys, is_group
 from rootcellar.stores.redis.memory import memory_use
-from rootcellar.stores.redis.servers import Servers
-from rootcellar.stores.redis.walking import Walk
+from rootcellar.stores.redis.servers import MAX_PIPELINE, Servers
+from rootcellar.stores.redis.walking import Walk, foreign_cursor
 
+#: about how many bytes of results a page has at most, so that a walk needs little memory
+MAX_PAGE_BYTES = 16 << 20
+#: how many keys are read before their size is known
+_FIRST_READ = 100
 #: seconds for counting keys; the rest is estimated
 _COUNT_SECONDS = 0.5
 #: how many times a group is compared if other processes store it at the same moment
@@ -25,6 +30,10 @@ _MILLISECOND = timedelta(milliseconds=1)
 _GONE = -2
 
 _COPY_GROUP = load("copy_group")
+
+
+#: a key, its blob, and when it expires, if the blob does not say that
+_Read = tuple[bytes, bytes, "datetime | None"]
 
 
 class RedisStream:
@@ -45,22 +54,18 @@ class RedisStream:
         self._where = where
 
     def stream(self, cursor: str | None = None, limit: int = 1_000) -> tuple[Sequence[TaskRecord], str | None]:
-        """See :class:`~rootcellar.stores.streaming.Streamed`."""
-        keys, cursor = self._walk.page(self._keys.all_tasks, cursor, limit)
-        keys = [key for key in keys if self._keys.is_task(key)]
+        """See :class:`~rootcellar.stores.streaming.Streamed`. A page has about :data:`MAX_PAGE_BYTES` at most."""
+        found, cursor = self._page(self._keys.all_tasks, self._keys.is_task, cursor, limit)
         return [
             json_blob.decode_task(self._keys.task_id(key), blob, expires_at=expires_at)
-            for key, blob, expires_at in self._values(keys)
+            for key, blob, expires_at in found
             if not json_blob.is_forgotten(blob)
         ], cursor
 
     def stream_groups(self, cursor: str | None = None, limit: int = 1_000) -> tuple[Sequence[GroupRecord], str | None]:
         """See :class:`~rootcellar.stores.streaming.Streamed`. A group that is not JSON is returned as it is stored."""
-        keys, cursor = self._walk.page(self._keys.all_groups, cursor, limit)
-        keys = [key for key in keys if is_group(key)]
-        return [
-            _group(self._keys.group_id(key), blob, expires_at) for key, blob, expires_at in self._values(keys)
-        ], cursor
+        found, cursor = self._page(self._keys.all_groups, is_group, cursor, limit)
+        return [_group(self._keys.group_id(key), blob, expires_at) for key, blob, expires_at in found], cursor
 
     def copy_groups(self, groups: Sequence[GroupRecord], *, newer_wins: bool = False) -> int:
         """See :class:`~rootcellar.stores.streaming.Streamed`."""
@@ -104,7 +109,26 @@ class RedisStream:
 
     # -- reading
 
-    def _values(self, keys: Sequence[bytes]) -> list[tuple[bytes, bytes, datetime | None]]:
+    def _page(
+        self, pattern: bytes, is_wanted: Callable[[bytes], bool], cursor: str | None, limit: int
+    ) -> tuple[list[_Read], str | None]:
+        """Return what some keys hold, and the next cursor."""
+        keys, cursor = _left(cursor)
+        if not keys:
+            keys, cursor = self._walk.page(pattern, cursor, limit)
+            keys = [key for key in keys if is_wanted(key)]
+        found: list[_Read] = []
+        size, count = 0, _FIRST_READ
+        while keys and size < MAX_PAGE_BYTES:
+            some, keys = keys[:count], keys[count:]
+            read = self._values(some)
+            found += read
+            size += sum(len(blob) for _, blob, _ in read)
+            # so many that the next reading is no larger than a page
+            count = max(1, min(MAX_PIPELINE, MAX_PAGE_BYTES * len(found) // (size + 1)))
+        return found, json.dumps([cursor, [key.decode("latin-1") for key in keys]]) if keys else cursor
+
+    def _values(self, keys: Sequence[bytes]) -> list[_Read]:
         """Return the keys that are strings, each with its blob and when it expires, unless the blob says that."""
         blobs = dict(zip(keys, self._servers.get_many(keys), strict=True))
         found = {key: blob for key, blob in blobs.items() if blob is not None}
@@ -116,6 +140,20 @@ class RedisStream:
             for key, blob in found.items()
             if (milliseconds := left.get(key, -1)) != _GONE
         ]
+
+
+def _left(cursor: str | None) -> tuple[list[bytes], str | None]:
+    """Return the keys of a page that was too large, and the cursor of the walk; no keys for another cursor.
+
+    SCAN returns all keys of a step at once, so those that were not read are in the cursor of the next call.
+    """
+    if cursor is None or not cursor.startswith("["):
+        return [], cursor
+    try:
+        walk, keys = json.loads(cursor)
+        return [key.encode("latin-1") for key in keys], walk
+    except (ValueError, TypeError, AttributeError):
+        raise foreign_cursor(cursor) from None
 
 
 def _group(group_id: str, blob: bytes, expires_at: datetime | None) -> GroupRecord:

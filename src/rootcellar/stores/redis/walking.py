@@ -88,11 +88,16 @@ class Walk:
             cursor = "0"
 
 
+def foreign_cursor(cursor: str) -> ConfigurationError:
+    """Return the error for a cursor that no walk over Redis has returned."""
+    return ConfigurationError(
+        f"not a cursor of Redis: {cursor[:100]!r}", where="cursor", remedy="begin the walk again, without a cursor"
+    )
+
+
 def _read_place(cursor: str) -> _Place:
     try:
         layout, server, run, scanned = cursor.split("/")
         return _Place(layout, int(server), run, str(int(scanned)))
     except ValueError:
-        raise ConfigurationError(
-            f"not a cursor of Redis: {cursor!r}", where="cursor", remedy="begin the walk again, without a cursor"
-        ) from None
+        raise foreign_cursor(cursor) from None
