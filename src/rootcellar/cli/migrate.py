@@ -322,7 +322,8 @@ def retire(
         state = coordinator.book.read()
         if state.phase in (Phase.PREPARED, Phase.TARGET_ONLY):
             left = pair.source if state.phase is Phase.TARGET_ONLY else pair.target
-            confirm(yes, f"End the migration, and leave the {left.name} {left.where}?")
+            say_beside(f"The {left.name} is {left.where}.")
+            confirm(yes, f"End the migration, and leave the {left.name}?")
         with _ended(screen):
             state = coordinator.retire()
         _say_retired(pair, state)
@@ -335,20 +336,22 @@ def _guide(coordinator: Coordinator, pair: Pair, yes: bool, rate: float | None) 
     """Ask before each step, and make it."""
     state = coordinator.book.find()
     if state is None or state.phase in (Phase.PREPARED, Phase.RETIRED):
-        _ask(yes, f"{_processes_text(pair)} Write every result to both stores from now on?", Phase.PREPARED)
+        say_beside(_processes_text(pair))
+        _ask(yes, "Write every result to both stores from now on?", Phase.PREPARED)
         state = _started(coordinator, rate, None)
     elif state.phase is Phase.DUAL and state.finished_pass is None:
         state = _started(coordinator, rate, None)
     else:
         _set_rate(coordinator.book, rate)
     while state.phase < Phase.TARGET_ONLY:
-        _say_findings(pair, state)
+        _say_real_reads(pair, state)
         _ask(yes, _question(state.phase), state.phase)
         state = coordinator.advance()
     if yes:
         _say_state(state)
         return
-    _ask(False, f"End the migration, and leave the source {pair.source.where}?", state.phase)
+    say_beside(f"The source {pair.source.where} is not needed any more.")
+    _ask(False, "End the migration, and leave the source?", state.phase)
     _say_retired(pair, coordinator.retire())
 
 
@@ -365,8 +368,8 @@ def _ask(yes: bool, question: str, phase: Phase) -> None:
 
 _QUESTIONS: Mapping[Phase, str] = {
     Phase.DUAL: "Let readers ask the target first, and then the source?",
-    Phase.SWITCHING: "Let results be stored in the target first, and then in the source?",
-    Phase.TARGET_FIRST: "Use only the target from now on? THEN THERE IS NO WAY BACK. Until now `rollback` goes back.",
+    Phase.SWITCHING: "Let results be stored in the target first, then in the source?",
+    Phase.TARGET_FIRST: "Use only the target from now on? Then there is NO WAY BACK.",
 }
 
 
@@ -382,9 +385,13 @@ def _processes_text(pair: Pair) -> str:
 
 
 def _say_findings(pair: Pair, state: State) -> None:
-    """Say what is known before a step: what the comparison found, and what the sample of real reads found."""
-    if state.verified is not None:
+    """Say what is known before a step: what the comparison of this phase found, and the sample of real reads."""
+    if state.verified is not None and state.verified.epoch == state.epoch:
         say_beside(f"Compared: {verified_line(state.verified)}.")
+    _say_real_reads(pair, state)
+
+
+def _say_real_reads(pair: Pair, state: State) -> None:
     if state.phase is Phase.DUAL:
         say_beside(f"Real reads: {sampled_line(read_status(pair).counters)}.")
 

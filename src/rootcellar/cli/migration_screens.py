@@ -126,7 +126,8 @@ def _compared_lines(state: State, status: Status) -> Iterator[tuple[str, str]]:
     if state.verified is not None:
         yield "Compared", f"{show_moment(state.verified.at)}  {verified_line(state.verified)}"
         yield from (("", line) for line in differences_lines(state.verified))
-    yield "Real reads", sampled_line(status.counters)
+    if state.phase is Phase.DUAL:
+        yield "Real reads", sampled_line(status.counters)
     noted = status.unmirrored
     if noted:
         yield "Noted", f"{noted:,} result{'s' * (noted != 1)} of which one store may lack the last state"
@@ -239,7 +240,7 @@ class Screen(Watching):
 
     def passed(self, work: PassState) -> None:
         """Print what the pass has done."""
-        self._say(f"Pass {pass_line(work)}: {pass_counts(work)}.")
+        self._say(f"Pass {work.kind.value}: {work.done:,} results read, {pass_counts(work)}.")
 
     def compares(self, records: int) -> None:
         """Show how far the comparison is."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from rootcellar.migration.pair import Pair
+from rootcellar.migration.pair import Pair, Side
 from rootcellar.migration.walking import persistent
 from rootcellar.records import TaskRecord
 from rootcellar.stores.dual.phases import Phase
 from rootcellar.stores.fields import damaged_fields
-from rootcellar.stores.mirroring import fingerprint, is_buried
+from rootcellar.stores.mirroring import fingerprint, is_buried, moment
 
 #: how often a task is looked at again because it has changed meanwhile; then its own processes are at work
 TRIES = 5
@@ -29,6 +29,25 @@ def agreeing(pair: Pair, phase: Phase) -> Agree:
     if phase >= Phase.TARGET_FIRST:
         return lambda task_id: _by_target(pair, task_id)
     return lambda task_id: _by_source(pair, task_id, phase)
+
+
+def bring_noted(pair: Pair, side: Side, task_id: str) -> None:
+    """Bring a result over that was stored in one store while the other one did not answer.
+
+    The store that has the note decided then, and perhaps does not any more. So a newer result of it comes first.
+
+    Args:
+        pair: both stores.
+        side: the store that has the note.
+        task_id: the task.
+    """
+    other = pair.source if side is pair.target else pair.target
+    record = persistent(lambda: side.store.get(task_id))
+    if record is None or damaged_fields(record):
+        return
+    stored = persistent(lambda: other.store.get(task_id))
+    if stored is None or (stored.state != "SUCCESS" and moment(record) > moment(stored)):
+        persistent(partial(other.mirrored.mirror, record))
 
 
 def agree_on_group(pair: Pair, phase: Phase, group_id: str) -> None:

@@ -23,7 +23,15 @@ from rootcellar.errors import MigrationChordsOpen, MigrationDiffers, MigrationRe
 from rootcellar.migration import passes
 from rootcellar.migration.beside_results import copy_holds
 from rootcellar.migration.comparing import Comparing
-from rootcellar.migration.confirmations import Process, left_out, named, processes_of, remove_dead, unconfirmed
+from rootcellar.migration.confirmations import (
+    Process,
+    left_out,
+    named,
+    processes_in,
+    processes_of,
+    remove_dead,
+    unconfirmed,
+)
 from rootcellar.migration.operator import RENEWAL, SILENT, OperatorLock
 from rootcellar.migration.pair import Pair, Side
 from rootcellar.migration.passes import NEEDED, Hooks, Pass
@@ -50,6 +58,8 @@ LEAVE_OUT_FROM = 5.0
 #: for so many seconds after the begin of a phase, a process that is left out may still call a store: its knowledge of
 #: the phase is valid for 10 s, a call that it has begun for 10 s more, and the last answer of a server takes up to 10 s
 LEFT_OUT_AFTER = 30.0
+#: a process that was heard of so many seconds ago exists
+ALIVE = 30.0
 #: for how long a comparison counts, if nothing was noted meanwhile
 VERIFIED_FOR = timedelta(minutes=10)
 
@@ -158,6 +168,7 @@ class Coordinator:
         if state is not None and not is_over(state):
             return state
         self._check_target_is_empty()
+        self._check_nobody_follows_another()
         return self.book.create()
 
     def start(self, *, postponed: str | None = None) -> State:
@@ -301,7 +312,7 @@ class Coordinator:
             MigrationDiffers: the stores differ.
         """
         done = state.finished_pass
-        if done is None or done.kind is not needed:
+        if done is None or done.kind is not needed or self._has_failed(state):
             state = self._work(lock, state, needed)
         if not self._is_verified(state):
             state = self._verify(lock, state)
@@ -400,14 +411,19 @@ class Coordinator:
     def _keep(self, lock: OperatorLock, work: PassState) -> State:
         return persistent(lambda: self.book.change(lambda state: replace(lock.fenced(state), work=work)))
 
+    def _has_failed(self, state: State) -> bool:
+        """Return whether the last comparison in this phase found differences, which nobody has accepted."""
+        verified = state.verified
+        return (
+            verified is not None and verified.epoch == state.epoch and not (verified.is_clean or verified.is_accepted)
+        )
+
     def _is_verified(self, state: State) -> bool:
         verified = state.verified
         work = state.finished_pass
-        if verified is None or verified.epoch != state.epoch:
+        if verified is None or verified.epoch != state.epoch or self._has_failed(state):
             return False
         if work is not None and work.finished_at is not None and work.finished_at > verified.at:
-            return False
-        if not (verified.is_clean or verified.is_accepted):
             return False
         if self.book.now() - verified.at > VERIFIED_FOR:
             return False
@@ -462,6 +478,20 @@ class Coordinator:
                 "the source lacks would be deleted",
                 where=self.pair.target.where,
                 remedy="name an empty target, or delete its results with `rootcellar forget state:any`",
+            )
+
+    def _check_nobody_follows_another(self) -> None:
+        """Check that no process follows an ended migration to the source: it would take this one for its own."""
+        values = self.pair.source.values
+        since = values.server_time() - timedelta(seconds=ALIVE)
+        remove_dead(self.pair)
+        found = [each for each in processes_in([values]) if each.phase == Phase.RETIRED and each.heard_at > since]
+        if found:
+            raise MigrationRefused(
+                f"{processes_text(found)} still the variable of the migration to this source: "
+                f"{', '.join(each.name for each in found[:10])}",
+                where=self.pair.source.where,
+                remedy="remove ROOTCELLAR_MIGRATION there, or name the new target, and restart these processes",
             )
 
     def _check_chords(self, side: Side) -> None:

@@ -152,9 +152,13 @@ class OperatorLock:
         """Check that the lock is not lost.
 
         Raises:
-            MigrationBusy: it is, or it could not be renewed for so long that it may be.
+            MigrationBusy: it is.
+            StoreUnavailable: it could not be renewed for so long that it may be, and the target cannot be asked.
         """
-        if self._lost or time.monotonic() - self._renewed > self._silent:
+        if not self._lost and time.monotonic() - self._renewed > self._silent:
+            # it could not be renewed for so long: perhaps nobody has taken it meanwhile
+            self._renew()
+        if self._lost:
             raise self._taken_over()
 
     def fenced(self, state: State) -> State:

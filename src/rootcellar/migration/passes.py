@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from functools import partial
 
 from rootcellar.errors import RecordRefused
-from rootcellar.migration.agreeing import agreeing, are_same
+from rootcellar.migration.agreeing import agreeing, are_same, bring_noted
 from rootcellar.migration.pair import Pair, Side
 from rootcellar.migration.progress import Progress
 from rootcellar.migration.state import UNMIRRORED, PassKind, PassState
@@ -245,7 +245,9 @@ def repair_noted(pair: Pair, phase: Phase, side: Side, key: str) -> None:
         side: the store that has the note.
         key: the key of the note.
     """
-    agreeing(pair, phase)(key.removeprefix(UNMIRRORED))
+    task_id = key.removeprefix(UNMIRRORED)
+    bring_noted(pair, side, task_id)
+    agreeing(pair, phase)(task_id)
     persistent(partial(side.values.unshare, [key]))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,6 +19,7 @@ from rootcellar.stores.holding import Holding
 from rootcellar.stores.mirroring import MIGRATION_KEYS
 from rootcellar.stores.older import Older
 from rootcellar.stores.shared_values import SharesValues
+from rootcellar.stores.streaming import Streamed
 from rootcellar.text.escaping import visible
 
 #: the most hosts that are named
@@ -49,13 +50,21 @@ class Finding:
 
 
 def plan(source: Store, target: Store) -> list[Finding]:
-    """Return what was found. The migration can begin if nothing is refused."""
-    found = [*_of_store("source", source), *_of_store("target", target)]
+    """Return what was found. The migration can begin if nothing is refused.
+
+    Tables are not created and not upgraded, so a store that needs that is not asked for more.
+    """
+    found: list[Finding] = []
+    usable = [_look_at(name, store, found) for name, store in (("source", source), ("target", target))]
     if any(each.level is Level.REFUSED for each in found):
         return found
+    of_source = (_of_chords, _of_holds, _of_archive, _of_counts) if usable[0] else ()
+    of_target = (_of_target_results, _of_processes) if usable[1] else (_of_no_process,)
     try:
         pair = pair_of(source, target)
-        for part in (_of_state, _of_target_results, _of_processes, _of_chords, _of_what_stays):
+        sides = [side for side, is_usable in zip((pair.source, pair.target), usable, strict=True) if is_usable]
+        found += _of_state(pair, sides)
+        for part in (*of_target, *of_source):
             found += part(pair)
     except RootcellarError as exc:
         found.append(Finding(Level.REFUSED, "both", str(exc)))
@@ -70,46 +79,49 @@ def has_results(side: Side) -> bool:
 # -- each store
 
 
-def _of_store(name: str, store: Store) -> Iterator[Finding]:
+def _look_at(name: str, store: Store, found: list[Finding]) -> bool:
+    """Add what is found of one store; return whether its tables can be used as they are."""
     problem = refusal(name, store)
-    if problem is not None:
-        yield Finding(Level.REFUSED, name, str(problem))
-        return
     try:
-        yield from _of_tables(name, store)
+        if problem is not None:
+            raise problem
+        note = _of_tables(name, store)
+        if note is not None:
+            found.append(Finding(Level.NOTE, name, note))
+            return False
+        _check_writable(store)
+        found.append(Finding(Level.OK, name, f"{store.where} can be reached and written.{_size(store)}"))
     except RootcellarError as exc:
-        yield Finding(Level.REFUSED, name, str(exc))
+        found.append(Finding(Level.REFUSED, name, str(exc)))
+        return False
+    return True
 
 
-def _of_tables(name: str, store: Store) -> Iterator[Finding]:
+def _of_tables(name: str, store: Store) -> str | None:
+    """Return what must be done with the tables of a store before they can be used; ``None`` for nothing.
+
+    Raises:
+        RootcellarError: the store cannot be reached, or has no results to migrate.
+    """
     tables = store.ability(HasSchema)
     if tables is None:
         store.check()
-    else:
-        status = tables.schema.status()
-        if status.foreign:
-            store.check()
-        if not status.version and name == "source":
-            raise SchemaMissing(
-                "the source has no results yet", where=store.where, remedy="check that it is the right database"
-            )
-        if not status.version:
-            yield Finding(
-                Level.NOTE,
-                name,
-                f"{store.where} can be reached. Its tables are created by the first process that uses them.",
-            )
-            return
-        if status.version < status.wanted:
-            yield Finding(
-                Level.NOTE,
-                name,
-                f"The tables are of version {status.version}, and this release needs {status.wanted}. The first "
-                "process that uses them upgrades them, or `rootcellar schema upgrade` does.",
-            )
-            return
-    _check_writable(store)
-    yield Finding(Level.OK, name, f"{store.where} can be reached and written.{_size(store)}")
+        return None
+    status = tables.schema.status()
+    if status.foreign:
+        store.check()
+    if not status.version and name == "source":
+        raise SchemaMissing(
+            "the source has no results yet", where=store.where, remedy="check that it is the right database"
+        )
+    if not status.version:
+        return f"{store.where} can be reached. Its tables are created by the first process that uses them."
+    if status.version < status.wanted:
+        return (
+            f"{store.where}: the tables are of version {status.version}, and this release needs {status.wanted}. The "
+            "first process that uses them upgrades them, or `rootcellar schema upgrade` does."
+        )
+    return None
 
 
 def _check_writable(store: Store) -> None:
@@ -122,18 +134,16 @@ def _check_writable(store: Store) -> None:
 
 
 def _size(store: Store) -> str:
-    count: Callable[[], int] | None = getattr(store, "count_roughly", None)
-    if count is None:
-        return ""
-    rows = count()
+    streamed = store.ability(Streamed)
+    rows = 0 if streamed is None else streamed.count_roughly()
     return f" It has about {rows:,} results." if rows else ""
 
 
 # -- both stores
 
 
-def _of_state(pair: Pair) -> Iterator[Finding]:
-    for side in (pair.target, pair.source):
+def _of_state(pair: Pair, sides: list[Side]) -> Iterator[Finding]:
+    for side in reversed(sides):
         state = find_state(side)
         if state is None or is_over(state):
             continue
@@ -166,15 +176,19 @@ def not_empty(pair: Pair) -> str:
     )
 
 
+def _of_no_process(pair: Pair) -> Iterator[Finding]:
+    yield Finding(
+        Level.NOTE,
+        "processes",
+        "None follows the migration yet. Deploy ROOTCELLAR_MIGRATION to every worker and client, and restart them, "
+        "before you start: a process without it would miss results.",
+    )
+
+
 def _of_processes(pair: Pair) -> Iterator[Finding]:
     processes = processes_of(pair)
     if not processes:
-        yield Finding(
-            Level.NOTE,
-            "processes",
-            "None follows the migration yet. Deploy ROOTCELLAR_MIGRATION to every worker and client, and restart "
-            "them, before you start: a process without it would miss results.",
-        )
+        yield from _of_no_process(pair)
         return
     yield Finding(Level.OK, "processes", f"{processes_on_hosts(processes)} the migration. Check that these are all.")
 
@@ -198,14 +212,16 @@ def _of_chords(pair: Pair) -> Iterator[Finding]:
         yield Finding(Level.OK, "chords", f"{text} in the source. They finish there.")
 
 
-def _of_what_stays(pair: Pair) -> Iterator[Finding]:
-    source, target = pair.source.store, pair.target.store
-    holds = active_holds(source)
-    if holds and target.ability(Holding) is None:
+def _of_holds(pair: Pair) -> Iterator[Finding]:
+    holds = active_holds(pair.source.store)
+    if holds and pair.target.store.ability(Holding) is None:
         yield Finding(Level.REFUSED, "holds", str(holds_refused(pair, len(holds))))
     elif holds:
         yield Finding(Level.OK, "holds", f"{len(holds):,} active holds are copied, too.")
-    archived = number_archived(source)
+
+
+def _of_archive(pair: Pair) -> Iterator[Finding]:
+    archived = number_archived(pair.source.store)
     if archived:
         yield Finding(
             Level.NOTE,
@@ -213,17 +229,15 @@ def _of_what_stays(pair: Pair) -> Iterator[Finding]:
             f"{archived:,} archived results stay with the source: the list of its files is not moved. Before you "
             "retire the source, restore them with `rootcellar restore`, or keep the source for its archive.",
         )
-    older = source.ability(Older)
+    older = pair.source.store.ability(Older)
     if older is not None and older.status().is_enabled:
         yield Finding(Level.OK, "older table", "Its results are copied, into the live table of the target.")
-    yield from _of_counts(source, target)
 
 
-def _of_counts(source: Store, target: Store) -> Iterator[Finding]:
-    counted = source.ability(Counted)
-    if counted is None:
+def _of_counts(pair: Pair) -> Iterator[Finding]:
+    if pair.source.store.ability(Counted) is None:
         return
-    if target.ability(Counted) is None:
+    if pair.target.store.ability(Counted) is None:
         yield Finding(
             Level.NOTE, "counts", "The target keeps no counts: `rootcellar stats` and `failures` do not work there."
         )

@@ -163,6 +163,9 @@ class Verifying:
                 if stop.is_set():
                     break
                 sums.add(self._wanted(batch.rows), now)
+                if throttle is not None:
+                    # the rate may change meanwhile
+                    throttle.rate = self._throttle.rate
                 self._note(len(batch.rows))
         return sums
 
