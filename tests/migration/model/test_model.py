@@ -18,11 +18,8 @@ from rootcellar.stores.dual.verbs import Verb
 from rootcellar.stores.dual.writing import Writing
 from tests.helpers import HEAVY
 from tests.migration.model import chords
-from tests.migration.model.explore import BACK, FORTH, Explorer, Scenario
+from tests.migration.model.explore import BACK, BESIDE, FORTH, Explorer, Scenario
 from tests.migration.model.passes import EACH_STEP_BACK, EACH_STEP_FORTH
-
-#: seen for the moment in which the put still runs, by design
-BESIDE = "forgotten beside a put"
 
 KILLS_FORTH = {"path": FORTH, "passes": EACH_STEP_FORTH, "kills": 1, "failures": 1}
 KILLS_BACK = {"path": BACK, "passes": EACH_STEP_BACK, "kills": 1}
