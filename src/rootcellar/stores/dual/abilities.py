@@ -55,20 +55,16 @@ def ability_of(side: Side, protocol: type[A]) -> A:
 
 
 class Forwarded:
-    """Stands for an ability of the store that decides at the moment of each call; see :meth:`of`."""
+    """Stands for an ability of the store that decides at the moment of each call.
+
+    Args:
+        store: the store that is migrated.
+        protocol: the ability.
+    """
 
     def __init__(self, store: BeginsVerbs, protocol: type[Any]) -> None:
         self._store = store
         self._protocol = protocol
-
-    @staticmethod
-    def of(store: BeginsVerbs, protocol: type[A]) -> A | None:
-        """Return the ability if the store that decides now has it, or ``None``."""
-        with store.verb() as verb:
-            if verb.decider.store.ability(protocol) is None:
-                return None
-        forwarded: Any = Forwarded(store, protocol)
-        return forwarded  # type: ignore[no-any-return]
 
     def __getattr__(self, name: str) -> Any:
         with self._store.verb() as verb:
@@ -233,11 +229,6 @@ class DualExpiring:
             if (other := _second(verb, Expiring)) is not None:
                 _if_reachable(verb, lambda: delete(other))
             return count
-
-
-def has_either(verb: Verb, protocol: type[Any]) -> bool:
-    """Return whether a store that is used in this phase has an ability."""
-    return verb.decider.store.ability(protocol) is not None or _other(verb, protocol) is not None
 
 
 def _first(verb: Verb, protocol: type[A]) -> A:

@@ -70,6 +70,11 @@ class Following:
         """See :class:`~rootcellar.stores.dual.phases.Phases`."""
         return self._followers.get().now()
 
+    def known(self) -> Known | None:
+        """See :class:`~rootcellar.stores.dual.phases.Phases`."""
+        follower = self._followers.peek()
+        return None if follower is None else follower.known
+
     def begin(self) -> Running:
         """See :class:`~rootcellar.stores.dual.phases.Phases`."""
         return self._followers.get().begin()
@@ -118,6 +123,11 @@ class Follower:
         self._is_in: dict[Side, bool] = {target: False, source: False}
 
     # -- for verbs
+
+    @property
+    def known(self) -> Known | None:
+        """What was read last; ``None`` if nothing was."""
+        return self._known
 
     def now(self) -> Known:
         """Return what is known; read it if it is too old."""

@@ -87,6 +87,9 @@ class Phases(Protocol):
             MigrationPhaseUnknown: it is older, and neither store can be asked.
         """
 
+    def known(self) -> Known | None:
+        """Return what is known without asking a store; ``None`` if this process has not asked yet."""
+
     def begin(self) -> Running:
         """Return an object that must exist, without ``is_over``, for as long as something runs in this phase.
 
@@ -108,25 +111,28 @@ class FixedPhases:
         phase: the first phase.
 
     Attributes:
-        known: what the process knows; a test replaces it.
         running: everything that has begun.
     """
 
     def __init__(self, phase: Phase, *, is_back: bool = False) -> None:
-        self.known = Known(phase, is_back)
+        self._known = Known(phase, is_back)
         self.running: list[Running] = []
 
     def set(self, phase: Phase, *, is_back: bool = False) -> None:
         """Change the phase of what begins from now on."""
-        self.known = Known(phase, is_back)
+        self._known = Known(phase, is_back)
 
     def now(self) -> Known:
         """See :class:`Phases`."""
-        return self.known
+        return self._known
+
+    def known(self) -> Known | None:
+        """See :class:`Phases`."""
+        return self._known
 
     def begin(self) -> Running:
         """See :class:`Phases`."""
-        running = Running(self.known)
+        running = Running(self._known)
         self.add(running)
         return running
 

@@ -13,23 +13,23 @@ from typing import Any, TypeVar, cast
 
 from rootcellar.errors import RootcellarError
 from rootcellar.records import ChordPart, ChordProgress, ChordRecord, GroupRecord, PartResult, Stored, TaskRecord
+from rootcellar.stores.archiving import Manifest
 from rootcellar.stores.base import (
     DELETE_BATCH,
-    KnowsParts,
     Queryable,
     RecordsSent,
-    Replaceable,
     ReportsInserts,
     Store,
     StoreOptions,
     TaskQuery,
+    Watchable,
 )
+from rootcellar.stores.counting import Counted
 from rootcellar.stores.dual.abilities import (
     DualExpiring,
     DualHolding,
     Forwarded,
     ability_of,
-    has_either,
     put_sent,
     replace_on_both,
 )
@@ -42,14 +42,16 @@ from rootcellar.stores.dual.reading import Reading
 from rootcellar.stores.dual.sampling import Samples
 from rootcellar.stores.dual.sides import Side
 from rootcellar.stores.dual.unmirrored import Unmirrored
-from rootcellar.stores.dual.verbs import Verb
+from rootcellar.stores.dual.verbs import Verb, is_double
 from rootcellar.stores.dual.watcher import DualWatcher, Listened
 from rootcellar.stores.dual.writing import Put, Writing
 from rootcellar.stores.expiring import Expiring
 from rootcellar.stores.holding import Holding
 from rootcellar.stores.journal import KeepsJournal, KeepsRefused, TakesBatches, WritesBehind
 from rootcellar.stores.mirroring import Mirrored
+from rootcellar.stores.older import Older
 from rootcellar.stores.pool import ConnectionPool, Pooled
+from rootcellar.stores.rules_on_record import KeepsRules
 from rootcellar.stores.shared_values import SharesValues
 from rootcellar.stores.streaming import Streamed
 from rootcellar.stores.watching import Watcher
@@ -62,6 +64,12 @@ logger = visible_logs(logging.getLogger(__name__))
 
 #: abilities of one store alone: nothing may use them through the store that is migrated
 _NEVER = (Mirrored, Streamed, SharesValues, ReportsInserts, KeepsJournal, KeepsRefused, TakesBatches, WritesBehind)
+#: abilities that it has with any two stores
+_ALWAYS = (Watchable, Pooled)
+#: abilities that a backend asks for when it is made, and keeps
+_ASKED_EARLY = (RecordsSent, Holding, Counted, Older, KeepsRules, Manifest)
+#: abilities that work on both stores, and of which one store is enough
+_OF_EITHER = (Holding, Expiring)
 #: how many batches of expired records one call deletes at most in the store that does not decide
 MAX_ROUNDS = 10
 #: the shared value that is written to find out whether a store can be written
@@ -209,21 +217,29 @@ class DualStore(Store):
     # -- abilities
 
     def ability(self, protocol: type[A]) -> A | None:
-        """Return an ability that asks the phase at each call; ``None`` if the store that decides now lacks it."""
-        if protocol in _NEVER:
+        """Return an ability that asks the phase at each call; ``None`` if the store that decides now lacks it.
+
+        Before the first call of this process the phase is not known. For what a backend asks when it is made, no store
+        is asked then: it is enough if one of the two stores has the ability.
+        """
+        if protocol in _NEVER or not self._has(protocol):
             return None
-        if protocol in (Holding, Expiring):
-            with self.verb() as verb:
-                if not has_either(verb, protocol):
-                    return None
-            return cast("A", DualHolding(self) if protocol is Holding else DualExpiring(self))
-        if not isinstance(self, protocol):
-            return Forwarded.of(self, protocol)
-        if protocol in (Replaceable, RecordsSent, KnowsParts, Queryable):
-            with self.verb() as verb:
-                if verb.decider.store.ability(protocol) is None:
-                    return None
-        return self
+        if protocol is Holding:
+            return cast("A", DualHolding(self))
+        if protocol is Expiring:
+            return cast("A", DualExpiring(self))
+        return self if isinstance(self, protocol) else cast("A", Forwarded(self, protocol))
+
+    def _has(self, protocol: type[Any]) -> bool:
+        if protocol in _ALWAYS:
+            return True
+        if protocol in _ASKED_EARLY and self.phases.known() is None:
+            return any(store.ability(protocol) is not None for store in (self.source, self.target))
+        phase = self.phases.now().phase
+        first, second = (self.target, self.source) if phase.target_decides else (self.source, self.target)
+        if first.ability(protocol) is not None:
+            return True
+        return protocol in _OF_EITHER and is_double(phase) and second.ability(protocol) is not None
 
     def put_sent(self, records: Sequence[TaskRecord]) -> None:
         """See :class:`~rootcellar.stores.base.RecordsSent`."""

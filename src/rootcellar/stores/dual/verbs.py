@@ -74,7 +74,7 @@ class Verb:
     @property
     def is_double(self) -> bool:
         """Whether each result is stored in both stores."""
-        return Phase.DUAL <= self.phase <= Phase.TARGET_FIRST
+        return is_double(self.phase)
 
     @property
     def is_retired(self) -> bool:
@@ -101,6 +101,11 @@ class Verb:
     def leave(self, call: Running) -> None:
         """Count such a call as running for as long as it exists, because nobody waits for it any more."""
         self._phases.add(call)
+
+
+def is_double(phase: Phase) -> bool:
+    """Return whether each result is stored in both stores."""
+    return Phase.DUAL <= phase <= Phase.TARGET_FIRST
 
 
 def is_success(record: TaskRecord | None) -> bool:
