@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -279,6 +279,40 @@ def test_results_that_are_stored_meanwhile_are_no_differences(source: MemoryStor
     verified = Verifying(store_endpoint(source), store_endpoint(target), on_found=found.append).run()
     assert verified.target_total == 0
     assert found == []
+
+
+class _Late(MemoryStore):
+    """A store to which a result comes just after it was looked for."""
+
+    looked_for = False
+
+    def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
+        found = super().get_many(task_ids) if self.looked_for else {}
+        self.looked_for = True
+        return found
+
+
+class _Old(MemoryStore):
+    """A store whose records change just after they were read."""
+
+    def stream(self, cursor: str | None = None, limit: int = 1_000) -> tuple[Sequence[TaskRecord], str | None]:
+        found, cursor = super().stream(cursor, limit)
+        return [replace(one, state="STARTED", result=None, done_at=None) for one in found], cursor
+
+
+def test_result_that_comes_after_it_was_looked_for_is_no_difference(source: MemoryStore) -> None:
+    target = _Late(f"memory://{uuid.uuid4().hex}")
+    source.put(whole())
+    # the sums differ, so that the records are compared one by one
+    target.put(whole(sent_at=(DONE - timedelta(seconds=2)).replace(microsecond=122_900)))
+    assert Verifying(store_endpoint(source), store_endpoint(target)).run().counts == {}
+
+
+def test_record_that_changes_after_it_was_read_is_no_difference(target: MemoryStore) -> None:
+    source = _Old(f"memory://{uuid.uuid4().hex}")
+    source.put(whole())
+    target.put(whole())
+    assert Verifying(store_endpoint(source), store_endpoint(target)).run().counts == {}
 
 
 def test_counts_of_repaired_differences_are_not_left() -> None:
