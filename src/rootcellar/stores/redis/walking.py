@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
-from rootcellar.errors import ConfigurationError
+from rootcellar.errors import ConfigurationError, StoreUnavailable
 from rootcellar.stores.redis import driver
 from rootcellar.stores.redis.connection import ServerError, pack
 from rootcellar.stores.redis.server_info import parsed_info
@@ -65,7 +66,13 @@ class Walk:
         if place.layout != layout or place.server >= len(servers):
             place = _Place(layout)
         server = servers[place.server]
-        run, scanned, keys = self._scan(server, place, pattern, limit)
+        try:
+            run, scanned, keys = self._scan(server, place, pattern, limit)
+        except StoreUnavailable:
+            # its replica may be the master now; the next call asks that one
+            with suppress(StoreUnavailable):
+                self._servers.layout(now=True)
+            raise
         if scanned != "0":
             return keys, _Place(layout, place.server, run, scanned).text()
         if place.server + 1 < len(servers):
