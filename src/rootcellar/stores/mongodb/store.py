@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, TypeVar, cast
@@ -64,6 +64,7 @@ class MongoStore(Store):
         self._settings = driver.read_settings(url, self.options)
         self._clients = driver.Clients(self._settings)
         self._are_indexes_known = False
+        self._abilities: Mapping[type[Any], object] = {}
 
     @property
     def where(self) -> str:
@@ -71,19 +72,22 @@ class MongoStore(Store):
 
     def ability(self, protocol: type[A]) -> A | None:
         """Return an ability, or ``None``. Those that only a migration needs are imported when they are used."""
-        if protocol is Mirrored:
-            from rootcellar.stores.mongodb.mirroring import MongoMirror
+        if protocol in (Mirrored, Streamed, SharesValues):
+            return self._migrating(protocol)
+        return super().ability(protocol)
 
-            return cast("A", MongoMirror(self._run, self.options.create_tables, self.where))
-        if protocol is Streamed:
+    def _migrating(self, protocol: type[A]) -> A:
+        if protocol not in self._abilities:
+            from rootcellar.stores.mongodb.mirroring import MongoMirror
+            from rootcellar.stores.mongodb.shared_values import MongoSharedValues
             from rootcellar.stores.mongodb.streaming import MongoStream
 
-            return cast("A", MongoStream(self._run))
-        if protocol is SharesValues:
-            from rootcellar.stores.mongodb.shared_values import MongoSharedValues
-
-            return cast("A", MongoSharedValues(self._run))
-        return super().ability(protocol)
+            self._abilities = {
+                Mirrored: MongoMirror(self._run, self.options.create_tables, self.where),
+                Streamed: MongoStream(self._run),
+                SharesValues: MongoSharedValues(self._run),
+            }
+        return cast("A", self._abilities[protocol])
 
     # -- tasks
 
