@@ -32,7 +32,7 @@ from psycopg.pq.abc import PGresult
 from rootcellar import errors
 from rootcellar.stores.pool import ConnectionPool
 from rootcellar.stores.postgres.driver import Connection, psycopg
-from rootcellar.stores.postgres.guarding import groups_of
+from rootcellar.stores.postgres.guarding import group_of, groups_of
 from rootcellar.stores.postgres.pipeline import (
     BEGIN,
     BEGIN_GUARDED,
@@ -54,6 +54,7 @@ _UNANSWERED = errors.StoreUnavailable("not written yet")
 
 _RELAX = Statement("relax", "SET LOCAL synchronous_commit = off")
 _NOTIFY_FORMATS = [1, 0]
+_TEXT = [0]
 
 #: the types of a record's parameters
 _PARAMETERS = frozenset({bytes, type(None)})
@@ -209,13 +210,20 @@ class GroupCommit:
         notify: the statement that notifies waiting listeners, with the parameters ``task_ids`` and ``ready_ids``.
         notify_for_one: the same for one task, with the parameters ``task_id`` and ``is_ready``, in this order.
         guard: the statement that keeps others from burying tasks, with the parameter ``groups``.
+        guard_for_one: the same for one task, with the parameter ``group``.
     """
 
     def __init__(
-        self, pool: ConnectionPool[Connection], notify: Statement, notify_for_one: Statement, guard: Statement
+        self,
+        pool: ConnectionPool[Connection],
+        notify: Statement,
+        notify_for_one: Statement,
+        guard: Statement,
+        guard_for_one: Statement,
     ) -> None:
         self._pool = pool
         self._guard = guard
+        self._guard_for_one = guard_for_one
         self._notify = notify
         self._notify_for_one = notify_for_one
         self._turns = PerProcess(_Turns)
@@ -301,7 +309,7 @@ class GroupCommit:
             pipeline.send(_RELAX)
         if guarded:
             first += 1
-            pipeline.send(self._guard, self._guard.values({"groups": groups_of(guarded)}))
+            pipeline.send(*self._guarding(guarded))
         for write in batch:
             pipeline.send(write.statement, write.values)
         pipeline.send(COMMIT)
@@ -317,6 +325,12 @@ class GroupCommit:
             write.record_answer(result)
         if failure is not None:
             logger.warning("Waiting clients could not be notified: %s", failure)
+
+    def _guarding(self, task_ids: list[str]) -> tuple[Statement, Values]:
+        """Return the statement that keeps others from burying these tasks, and its parameters."""
+        if len(task_ids) == 1:
+            return self._guard_for_one, ([str(group_of(task_ids[0])).encode()], _TEXT)
+        return self._guard, self._guard.values({"groups": groups_of(task_ids)})
 
     def notify(self, connection: Connection, stored: list[Write]) -> None:
         """Notify the listeners that wait for records that were committed in another way."""

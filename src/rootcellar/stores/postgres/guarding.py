@@ -18,7 +18,11 @@ from zlib import crc32
 GROUPS = 128
 
 
+def group_of(task_id: str) -> int:
+    """Return the group of an id, as the parameter of the statement ``guard_for_one``."""
+    return crc32(task_id.encode()) % GROUPS
+
+
 def groups_of(task_ids: Iterable[str]) -> list[str]:
     """Return the groups of these ids, as the parameter of the statements ``guard`` and ``guard_alone``."""
-    numbers = {crc32(task_id.encode()) % GROUPS for task_id in task_ids}
-    return [str(number) for number in sorted(numbers)]
+    return [str(number) for number in sorted(set(map(group_of, task_ids)))]

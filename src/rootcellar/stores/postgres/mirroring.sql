@@ -1,7 +1,10 @@
 -- guard: for the rest of the transaction, nobody buries a task of these groups of ids, except this transaction
 SELECT pg_advisory_xact_lock_shared(7247036, n) FROM unnest(%(groups)s::integer[]) AS n
 
--- guard_alone: the same, and nobody else stores or copies a record of the other store meanwhile
+-- guard_for_one: the same for one group, which costs half as much
+SELECT pg_advisory_xact_lock_shared(7247036, %(group)s::integer)
+
+-- guard_alone: as guard, and nobody else stores or copies a record of the other store meanwhile
 SELECT pg_advisory_xact_lock(7247036, n) FROM unnest(%(groups)s::integer[]) AS n
 
 -- end_if_idle: the server ends the transaction of a process that hangs

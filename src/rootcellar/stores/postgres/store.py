@@ -110,6 +110,7 @@ class PostgresStore(PostgresArchiving, PostgresCopying, PostgresStreaming):
             Statement("notify", self._sql["notify"]),
             Statement("notify_for_one", self._sql["notify_for_one"]),
             Statement("guard", self._sql["guard"]),
+            Statement("guard_for_one", self._sql["guard_for_one"]),
         )
         self._mirroring = MirroringStatements.of(self._sql)
         self._in_order = Statement("in_order", self._sql["in_order"])
