@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -18,9 +22,10 @@ from rootcellar.migration.transfer import packed, unpacked
 from rootcellar.migration.walking import read_ahead, walk_tasks
 from rootcellar.records import DAMAGED, NO_DATE, GroupRecord, Payload, TaskRecord
 from rootcellar.stores.mirroring import CopyReport
+from rootcellar.support.backoff import Backoff
 from rootcellar.testing.memory import MemoryStore, forget_place
 from tests.commands import run_here
-from tests.helpers import new_id, now, record
+from tests.helpers import PATIENCE, new_id, now, record
 
 
 @pytest.fixture
@@ -296,13 +301,36 @@ def test_outage_of_the_target_is_waited_for(source: MemoryStore, monkeypatch: py
     fill(source, 5)
     target = _Fails(f"memory://{uuid.uuid4().hex}")
     target.outages = 3
-    waits: list[float] = []
-    monkeypatch.setattr(walking, "_sleep", lambda seconds: waits.append(seconds))
+    monkeypatch.setattr(walking, "_BACKOFF", Backoff(0.01, 0.01))
     assert Copier(source, target).run().counts.written == 5
-    assert len(waits) == 3
+    assert target.outages == 0
     target.outages = 1_000
     with pytest.raises(StoreUnavailable):
         Copier(source, target).run()
+    assert target.outages == 1_000 - 1 - walking.TRIES
+
+
+def test_copy_that_is_interrupted_in_an_outage_ends_at_once(source: MemoryStore) -> None:
+    fill(source, 5_000)
+    target = MemoryStore(f"memory://{uuid.uuid4().hex}")
+    began = threading.Event()
+
+    def copy(records: Sequence[TaskRecord], *, newer_wins: bool = False) -> CopyReport:
+        began.set()
+        raise StoreUnavailable("gone", where="here", remedy="wait")
+
+    target.copy = copy  # type: ignore[method-assign]
+
+    copier = Copier(source, target, at_once=2)
+    signal_at = threading.Timer(0.0, lambda: (began.wait(PATIENCE), os.kill(os.getpid(), signal.SIGUSR1)))
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: sys.exit(130))
+    signal_at.start()
+    try:
+        with pytest.raises(SystemExit):
+            copier.run()
+    finally:
+        signal_at.join()
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_refused_record_is_named_and_the_others_are_copied(source: MemoryStore) -> None:

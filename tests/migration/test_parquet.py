@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from celery import Celery
 
 from rootcellar.migration import parquet
 from rootcellar.migration.parquet import ParquetSource, parquet_endpoint
@@ -158,3 +160,38 @@ def test_expired_result_is_not_imported(source: MemoryStore, target: MemoryStore
     end.finish()
     assert run_here("import", str(tmp_path / "old.parquet"), target.url).status == 0
     assert {one.task_id for one in target.scan()} == {"kept"}
+
+
+def test_result_in_a_blob_is_written_itself(
+    target: MemoryStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # results are stored as a worker does, so that a large one goes into a blob
+    url = f"sqlite:///{tmp_path}/results.sqlite3"
+    app = Celery("shop", backend=f"rootcellar+{url}", set_as_current=False)
+    app.conf.update(result_max_size=1_000, result_too_large="spill", result_blob_url=str(tmp_path / "blobs"))
+    app.backend.store_result("large", "x" * 5_000, "SUCCESS")
+    monkeypatch.setattr("tests.commands._IGNORED", re.compile("CELERY_.*"))
+    monkeypatch.setenv("ROOTCELLAR_BLOB_URL", str(tmp_path / "blobs"))
+    for command in (["export", "--exact", "-b", url, "-o"], ["copy", url]):
+        folder = str(tmp_path / command[0])
+        ended = run_here(*command, folder)
+        assert ended.status == 0, ended.err
+        assert run_here("import", folder, target.url).status == 0
+        copied = target.get("large")
+        assert copied is not None
+        assert copied.result == Payload(json.dumps("x" * 5_000).encode())
+        target.clear()
+    # without the place of the blobs, the export says what is missing, and leaves nothing
+    monkeypatch.delenv("ROOTCELLAR_BLOB_URL")
+    ended = run_here("copy", url, str(tmp_path / "without"))
+    assert ended.status == 1
+    assert "ROOTCELLAR_BLOB_URL" in ended.err
+    assert not list(tmp_path.glob("*without*"))
+
+
+def test_copy_into_a_folder_that_exists_is_refused(source: MemoryStore, tmp_path: Path) -> None:
+    fill(source, 1)
+    assert run_here("copy", source.url, str(tmp_path / "a")).status == 0
+    ended = run_here("copy", source.url, str(tmp_path / "a"))
+    assert ended.status == 2
+    assert "does not exist yet" in ended.err

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -21,18 +23,22 @@ from rootcellar.cli.endpoints import (
     wanted,
 )
 from rootcellar.cli.options import DryRunOption, FilterArgument, JsonOption, filter_text
-from rootcellar.cli.output import number_of_tasks, print_json, say, say_beside, visible
+from rootcellar.cli.output import WrongUse, number_of_tasks, print_json, say, say_beside, visible
 from rootcellar.cli.progress import Lines
 from rootcellar.errors import RootcellarError, SchemaMissing
 from rootcellar.history.filters import Clock
 from rootcellar.history.filters.pinned import pinned
 from rootcellar.migration.copying import Copier, DryTarget
 from rootcellar.migration.endpoint import Spec, Target
+from rootcellar.migration.endpoints import PARQUET
 from rootcellar.migration.parquet import ParquetTarget
 from rootcellar.migration.progress import Progress
 from rootcellar.migration.resuming import CopyState, StateKeeper, key_of
 from rootcellar.migration.throttle import Throttle
 from rootcellar.opening import must_exist
+from rootcellar.payloads import Codec
+from rootcellar.payloads.blobs import REFERENCE
+from rootcellar.records import Payload, TaskRecord
 
 EXAMPLES = """\b
 Examples:
@@ -110,7 +116,7 @@ def run_copy(
     throttle, query = Throttle(rate), parsed(text)
     check_pair(source.endpoint, target.endpoint)
     to_read = source.endpoint.to_read
-    to_write = _dry(target) if dry_run else target.endpoint.to_write
+    to_write = _dry(target) if dry_run else _to_write(source, target)
     keeper = None if dry_run else _keeper(source, target, text, newer_wins, groups)
     clock = Clock.local()
     state = None
@@ -148,6 +154,23 @@ def run_copy(
     lines.end()
     seconds = (datetime.now(timezone.utc) - began).total_seconds()
     _report(copier.state, source, target, which, dry_run=dry_run, as_json=as_json, seconds=seconds)
+
+
+def _to_write(source: Opened, target: Opened) -> Target:
+    endpoint = target.endpoint
+    if endpoint.target is None and endpoint.name.startswith(PARQUET):
+        raise WrongUse(f"{endpoint.where} exists: name a file or folder that does not exist yet")
+    if isinstance(endpoint.target, ParquetTarget):
+        endpoint.target.fetch = partial(_with_result, source.codec)
+    return endpoint.to_write
+
+
+def _with_result(codec: Codec, record: TaskRecord) -> tuple[TaskRecord, Payload | None]:
+    """Return a record with its result itself, and the reference to the blob that it had."""
+    reference = record.result
+    if reference is None or reference.content_type != REFERENCE:
+        return record, None
+    return replace(record, result=codec.fetch(reference, record.task_id)), reference
 
 
 def _dry(target: Opened) -> Target:

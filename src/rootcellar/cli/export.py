@@ -6,9 +6,7 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import Annotated, BinaryIO, cast
 
@@ -30,9 +28,6 @@ from rootcellar.history.lists import Page
 from rootcellar.history.streaming import pages
 from rootcellar.migration.endpoint import store_endpoint
 from rootcellar.migration.parquet import parquet_endpoint
-from rootcellar.payloads import Codec
-from rootcellar.payloads.blobs import REFERENCE
-from rootcellar.records import Payload, TaskRecord
 
 EXAMPLES = """\b
 Examples:
@@ -128,19 +123,11 @@ def _export_exactly(
     with existing_results(choice) as results:
         # the store is closed by its own block
         end = Opened(store_endpoint(results.store), conf=results.conf)
-        file = parquet_endpoint(output, fetch=partial(_with_result, results.codec))
+        file = parquet_endpoint(output)
         try:
             run_copy(end, Opened(file), text, as_json=as_json)
         finally:
             file.close()
-
-
-def _with_result(codec: Codec, record: TaskRecord) -> tuple[TaskRecord, Payload | None]:
-    """Return a record with its result itself, and the reference to the blob that it had."""
-    reference = record.result
-    if reference is None or reference.content_type != REFERENCE:
-        return record, None
-    return replace(record, result=codec.fetch(reference, record.task_id)), reference
 
 
 def _format(form: Format | None, output: Path | None) -> str:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import partial
+from threading import Event
 
 from rootcellar.errors import RecordRefused, RootcellarError
 from rootcellar.migration.beside import TasksBeside
@@ -80,6 +81,7 @@ class Copier:
         self._at_once = at_once
         self._progress = progress or Progress()
         self._on_batch = on_batch
+        self._stop = Event()
         self._now = now
 
     def run(self) -> CopyState:
@@ -123,7 +125,7 @@ class Copier:
 
     def _copy_at_once(self, batches: Iterable[Batch[TaskRecord]]) -> None:
         """Write several batches at the same time; they count as done in the order in which they were read."""
-        with ThreadPoolExecutor(self._at_once, "rootcellar-copy") as threads:
+        with ThreadPoolExecutor(self._at_once, "rootcellar-copy") as threads, self._stopping():
             waiting: deque[tuple[Batch[TaskRecord], Future[_Outcome]]] = deque()
             for batch in batches:
                 waiting.append((batch, threads.submit(self._copy_batch, batch.rows)))
@@ -132,6 +134,15 @@ class Copier:
                     self._passed(done, outcome.result())
             for done, outcome in waiting:
                 self._passed(done, outcome.result())
+
+    @contextmanager
+    def _stopping(self) -> Iterator[None]:
+        """After an error or an interruption, let the threads not wait for the end of an outage."""
+        try:
+            yield
+        except BaseException:
+            self._stop.set()
+            raise
 
     @contextmanager
     def _read(self) -> Iterator[Iterator[Batch[TaskRecord]]]:
@@ -189,7 +200,7 @@ class Copier:
 
     def _write(self, records: Sequence[TaskRecord], outcome: _Outcome) -> None:
         try:
-            report = persistent(partial(self._target.copy, records, newer_wins=self._newer_wins))
+            report = persistent(partial(self._target.copy, records, newer_wins=self._newer_wins), self._stop.wait)
         except RecordRefused as exc:
             if len(records) > 1:
                 # one of them is refused: the halves show which

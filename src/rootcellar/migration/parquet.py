@@ -34,12 +34,11 @@ _ROW = (1 << 24) - 1
 Fetch = Callable[[TaskRecord], "tuple[TaskRecord, Payload | None]"]
 
 
-def parquet_endpoint(path: Path, *, fetch: Fetch | None = None) -> Endpoint:
+def parquet_endpoint(path: Path) -> Endpoint:
     """Return a folder or file of Parquet as an endpoint: a source if it exists, and otherwise a target.
 
     Args:
         path: the folder or file.
-        fetch: returns a record with its result itself, and the reference to the blob that it had; for a target.
 
     Raises:
         DriverMissing: pyarrow is not installed.
@@ -48,7 +47,7 @@ def parquet_endpoint(path: Path, *, fetch: Fetch | None = None) -> Endpoint:
     if path.exists():
         source = ParquetSource(path)
         return Endpoint(name=f"parquet:{path.absolute()}", where=str(path), source=source, lookup=source)
-    target = ParquetTarget(path, fetch or (lambda record: (record, None)))
+    target = ParquetTarget(path)
     return Endpoint(
         name=f"parquet:{path.absolute()}", where=str(path), target=target, finish=target.finish, close=target.close
     )
@@ -201,29 +200,35 @@ def _hash(task_id: str) -> int:
     return int.from_bytes(hashed, "big") & ~_ROW
 
 
+def _as_it_is(record: TaskRecord) -> tuple[TaskRecord, Payload | None]:
+    return record, None
+
+
 class ParquetTarget:
     """Writes files of Parquet. They get their names when all of them are complete.
 
     Args:
         path: a folder that does not exist yet, or a file whose name ends with ``.parquet``.
-        fetch: returns a record with its result itself, and the reference to the blob that it had.
+
+    Attributes:
+        fetch: returns a record with its result itself, and the reference to the blob that it had. It may be set.
+        groups_left_out: how many saved groups a single file leaves out.
     """
 
-    def __init__(self, path: Path, fetch: Fetch) -> None:
+    def __init__(self, path: Path) -> None:
         self._path = path
-        self._fetch = fetch
+        self.fetch: Fetch = _as_it_is
         self._is_file = path.suffix == _END
         self._partial = path.with_name(f".{path.name[:100]}.{token_hex(8)}.partial")
         self._open: dict[bool, tuple[FileWriter, BinaryIO]] = {}
         self._files = {False: 0, True: 0}
-        #: how many saved groups a single file leaves out
         self.groups_left_out = 0
 
     def copy(self, records: Sequence[TaskRecord], *, newer_wins: bool = False) -> CopyReport:
         """Write records; each is written, also if it was written before."""
         with self._translated():
             for record in records:
-                whole, reference = self._fetch(record)
+                whole, reference = self.fetch(record)
                 self._writer(False).add(whole, reference, expires_at=record.expires_at)
         return CopyReport(written=frozenset(record.task_id for record in records))
 
