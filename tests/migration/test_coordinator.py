@@ -231,6 +231,19 @@ def test_migration_in_the_other_direction_begins_after_retire() -> None:
         assert pair.source.store.get("one") == record("one")
 
 
+def test_migration_is_refused_while_a_process_follows_the_one_before() -> None:
+    with memory_pair() as first, memory_pair() as second:
+        to_phase(first, Phase.TARGET_ONLY)
+        state = coordinator(first).retire()
+        about = json.dumps({"phase": int(state.phase), "epoch": state.epoch})
+        first.target.values.share(f"{PROCESSES}web1/9-9", about)
+        following = pair_of(first.target.store, second.target.store)
+        with pytest.raises(MigrationRefused, match="web1/9"):
+            coordinator(following).start()
+        first.target.values.unshare([f"{PROCESSES}web1/9-9"])
+        assert coordinator(following).start().phase is Phase.DUAL
+
+
 # -- who has not confirmed
 
 
@@ -271,6 +284,22 @@ def test_operator_may_go_on_without_a_silent_process(name: str) -> None:
         assert state.without == ("web2/4711-5",)
         assert "goes on without web2/4711" in {each.text for each in state.log}
         assert [each.name for each in read_status(pair).left_out] == ["web2/4711"]
+
+
+def test_coordinator_waits_until_a_process_that_was_left_out_can_do_nothing() -> None:
+    waited: list[float] = []
+
+    class Sees(Watching):
+        def waits_for_left_out(self, state: State, processes: Sequence[Process], seconds: float) -> None:
+            waited.append(seconds)
+            frozen.frozen.clear()
+
+    with memory_pair() as pair, Follower(pair, "web2/4711-5") as frozen:
+        to_phase(pair, Phase.DUAL)
+        frozen.frozen.set()
+        options = replace(QUICK, without=("web2",), left_out_after=1_000.0)
+        assert coordinator(pair, options, watching=Sees()).advance().phase is Phase.SWITCHING
+        assert waited[0] > 900
 
 
 def test_process_that_was_left_out_and_confirms_again_counts_again() -> None:
@@ -349,6 +378,15 @@ def test_silent_operator_is_replaced_and_cannot_change_the_phase_any_more() -> N
                 frozen.check()
             with pytest.raises(MigrationBusy, match="taken over"):
                 frozen.fenced(book(pair).read())
+
+
+def test_operator_that_could_not_renew_its_lock_goes_on_if_nobody_took_it() -> None:
+    with memory_pair() as pair:
+        coordinator(pair).prepare()
+        with OperatorLock(book(pair), "copies", silent=0.01, renewal=1_000.0) as lock:
+            threading.Event().wait(0.02)
+            lock.check()
+            lock.fenced(book(pair).read())
 
 
 class _Stops(Watching):
@@ -446,6 +484,17 @@ def test_step_ends_with_a_list_if_the_stores_differ(tmp_path: Path) -> None:
     pair.close()
 
 
+def test_pass_is_made_again_after_the_stores_differed(tmp_path: Path) -> None:
+    pair = damaged_pair(tmp_path)
+    with pytest.raises(MigrationDiffers):
+        coordinator(pair).start()
+    pair.source.store.delete(["task-00003"])
+    pair.source.mirrored.copy([record("new")])
+    assert coordinator(pair).advance().phase is Phase.SWITCHING
+    assert pair.target.store.get("new") == record("new")
+    pair.close()
+
+
 # -- back
 
 
@@ -462,6 +511,27 @@ def test_rollback_ends_in_the_source_with_every_result(phase: Phase) -> None:
         assert (state.phase, state.direction) == (Phase.PREPARED, Direction.BACK)
         wanted = {"old", "new", "failed"} if phase is Phase.TARGET_FIRST else {"old"}
         assert set(in_store(pair.source.store)) == wanted
+
+
+def test_rollback_brings_the_success_of_the_target_to_the_source() -> None:
+    with memory_pair() as pair:
+        to_phase(pair, Phase.TARGET_FIRST)
+        pair.source.store.put(record("twice", value="in source"))
+        pair.target.store.put(record("twice", value="in target"))
+        coordinator(pair).rollback()
+        assert pair.source.store.get("twice") == record("twice", value="in target")
+
+
+def test_rollback_brings_a_noted_failure_of_the_target_to_the_source() -> None:
+    with memory_pair() as pair:
+        pair.source.store.put(record("again", "FAILURE", "first", minutes_ago=9))
+        to_phase(pair, Phase.TARGET_FIRST)
+        # the source did not answer, so the writer noted it in the target
+        pair.target.store.put(record("again", "FAILURE", "second"))
+        pair.target.values.share(f"{UNMIRRORED}again", "{}")
+        coordinator(pair).rollback()
+        assert pair.source.store.get("again") == record("again", "FAILURE", "second")
+        assert read_status(pair).unmirrored == 0
 
 
 def test_rollback_applies_burials_of_the_target() -> None:

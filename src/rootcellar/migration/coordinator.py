@@ -488,7 +488,7 @@ class Coordinator:
         found = [each for each in processes_in([values]) if each.phase == Phase.RETIRED and each.heard_at > since]
         if found:
             raise MigrationRefused(
-                f"{processes_text(found)} still the variable of the migration to this source: "
+                f"{processes_text(found)} still the variable of an ended migration to this source: "
                 f"{', '.join(each.name for each in found[:10])}",
                 where=self.pair.source.where,
                 remedy="remove ROOTCELLAR_MIGRATION there, or name the new target, and restart these processes",
