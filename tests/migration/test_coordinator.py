@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -24,14 +24,27 @@ from rootcellar.migration.confirmations import Process
 from rootcellar.migration.coordinator import Coordinator, Watching, postpone, set_rate
 from rootcellar.migration.operator import OperatorLock
 from rootcellar.migration.pair import Pair, pair_of
-from rootcellar.migration.state import PROCESSES, STATE, UNMIRRORED, Direction, PassState, State, find_state, text_of
+from rootcellar.migration.passes import Pass, begin
+from rootcellar.migration.state import (
+    PROCESSES,
+    STATE,
+    UNMIRRORED,
+    Direction,
+    PassKind,
+    PassState,
+    State,
+    find_state,
+    text_of,
+)
 from rootcellar.migration.status import read_status, status_object
+from rootcellar.migration.throttle import Throttle
 from rootcellar.records import ChordRecord, GroupRecord, Payload
 from rootcellar.stores import open_store
 from rootcellar.stores.dual.phases import Phase
 from rootcellar.stores.holding import Holding
 from rootcellar.stores.mirroring import fingerprint
 from tests.migration.coordinating import (
+    NOW,
     QUICK,
     Follower,
     book,
@@ -645,3 +658,34 @@ def test_waiting_coordinator_says_for_whom_it_waits() -> None:
         with pytest.raises(MigrationUnconfirmed):
             coordinator(pair, replace(QUICK, patience=0.1), watching=Sees()).advance()
         assert [each.name for each in named[-1]] == ["web2/4711"]
+
+
+def run_pass(pair: Pair, phase: Phase, kind: PassKind) -> PassState:
+    """Make a pass alone, without the comparison that follows it."""
+    work = begin(pair, kind, 1, datetime.now(timezone.utc))
+    return Pass(pair, phase, work, throttle=Throttle()).run()
+
+
+def test_pass_forth_buries_in_the_target_what_the_source_lacks() -> None:
+    with memory_pair() as pair:
+        pair.target.store.put(record("late-mirror"))
+        pair.target.store.put(record("expired", expires_at=NOW - timedelta(seconds=1)))
+        done = run_pass(pair, Phase.DUAL, PassKind.EQUAL)
+        assert set(in_store(pair.target.store)) == {"expired"}
+        assert (done.removed, set(pair.target.mirrored.burials_of(["late-mirror"]))) == (1, {"late-mirror"})
+
+
+def test_pass_back_settles_each_success_of_the_target() -> None:
+    with memory_pair() as pair:
+        for name, state in (("other-success", "SUCCESS"), ("failure", "FAILURE")):
+            pair.source.store.put(record(name, state, "in source"))
+            pair.target.store.put(record(name, value="in target"))
+        pair.target.store.put(record("only-in-target"))
+        pair.source.mirrored.bury(["buried"])
+        pair.target.store.put(record("buried"))
+        run_pass(pair, Phase.SWITCHING, PassKind.BACK)
+        assert in_store(pair.source.store) == {
+            "other-success": record("other-success", value="in target"),
+            "failure": record("failure", value="in target"),
+            "only-in-target": record("only-in-target"),
+        }
