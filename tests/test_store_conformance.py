@@ -6,10 +6,24 @@ import pytest
 
 from rootcellar.testing.suites.store import *  # noqa: F403
 from rootcellar.testing.under_test import StoreUnderTest
-from tests.conformance.registered import STORES
+from tests.conformance.registered import REDIS_SENTINEL, REDIS_SOCKET, REDIS_TLS, STORES
+from tests.helpers import HEAVY
+
+#: stores that differ from Redis only in how they connect: migrations are tested over them only in long runs
+LIKE_REDIS = (REDIS_TLS, REDIS_SOCKET, REDIS_SENTINEL)
+MIGRATION = ("TestMirroring", "TestStreaming", "TestSharedValues")
 
 
-@pytest.fixture(scope="module", params=STORES, ids=str)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "under_test" not in metafunc.fixturenames:
+        return
+    is_short = not HEAVY and not metafunc.config.getoption("--write-systems")
+    is_of_migration = metafunc.cls is not None and metafunc.cls.__name__ in MIGRATION
+    stores = [one for one in STORES if not (is_short and is_of_migration and one in LIKE_REDIS)]
+    metafunc.parametrize("under_test", stores, ids=str, scope="module", indirect=True)
+
+
+@pytest.fixture(scope="module")
 def under_test(request: pytest.FixtureRequest) -> StoreUnderTest:
     """The store that the suite runs over."""
     store: StoreUnderTest = request.param

@@ -141,7 +141,7 @@ class TestMirroring:
         assert store.get(again.task_id) == again
 
     def test_many_records_are_copied(self, store: Store) -> None:
-        new = [full_record(state=random.Random(n).choice(["FAILURE", "SUCCESS", "STARTED"])) for n in range(1_200)]
+        new = [full_record(state=random.Random(n).choice(["FAILURE", "SUCCESS", "STARTED"])) for n in range(700)]
         there = [record(task_id=one.task_id, result=json_payload("here")) for one in new[:50]]
         for one in there:
             store.put(one)
@@ -212,11 +212,11 @@ class TestMirroring:
 
     def test_many_records_are_buried(self, store: Store) -> None:
         mirrored = able(store, Mirrored)
-        records = [record() for _ in range(1_200)]
-        mirrored.copy(records[:600])
+        records = [record() for _ in range(700)]
+        mirrored.copy(records[:300])
         ids = [one.task_id for one in records]
         known = {one.task_id: [one] for one in records}
-        assert mirrored.bury(ids, known) == {one.task_id: one for one in records[:600]}
+        assert mirrored.bury(ids, known) == {one.task_id: one for one in records[:300]}
         burials = mirrored.burials_of(ids)
         assert {key: burial.fingerprints for key, burial in burials.items()} == {
             one.task_id: {fingerprint(one)} for one in records
@@ -361,7 +361,7 @@ class TestMirroring:
     # -- at the same time
 
     def test_nothing_that_is_buried_at_the_same_time_stays(self, store: Store) -> None:
-        records = [record(done_at=NOW + SECOND * number) for number in range(60)]
+        records = [record(done_at=NOW + SECOND * number) for number in range(25)]
         in_threads(8, lambda number: _bring_or_bury(store, records, number))
         assert store.get_many(one.task_id for one in records) == {}
         assert able(store, Mirrored).burials_of(one.task_id for one in records).keys() == {
@@ -371,17 +371,17 @@ class TestMirroring:
     def test_nothing_that_another_process_buries_stays(
         self, shared: None, under_test: StoreUnderTest, place: str, store: Store, processes: SyncedProcesses
     ) -> None:
-        records = [record(done_at=NOW + SECOND * number) for number in range(60)]
+        records = [record(done_at=NOW + SECOND * number) for number in range(25)]
         processes.run_alike(4, _bring_or_bury_there, under_test.open, place, records)
         assert store.get_many(one.task_id for one in records) == {}
 
     def test_newer_record_survives_late_mirrors_and_burials(self, store: Store) -> None:
-        old = [record() for _ in range(40)]
+        old = [record() for _ in range(20)]
         new = [replace(one, result=json_payload("new"), done_at=NOW + SECOND) for one in old]
         able(store, Mirrored).bury([one.task_id for one in old], {one.task_id: [one] for one in old})
 
         def work(number: int) -> None:
-            order = random.Random(number).sample(range(40), 40)
+            order = random.Random(number).sample(range(20), 20)
             for place in order:
                 if number == 0:
                     store.put(new[place])
@@ -394,7 +394,7 @@ class TestMirroring:
         assert store.get_many(one.task_id for one in new) == {one.task_id: one for one in new}
 
     def test_mirrors_at_the_same_time_agree_on_one_success(self, store: Store) -> None:
-        ids = [new_id() for _ in range(30)]
+        ids = [new_id() for _ in range(15)]
 
         def work(number: int) -> dict[str, TaskRecord | None]:
             held: dict[str, TaskRecord | None] = {}
@@ -413,7 +413,7 @@ class TestMirroring:
             assert held == stored
 
     def test_settled_records_are_never_mixed(self, store: Store) -> None:
-        ids = [new_id() for _ in range(20)]
+        ids = [new_id() for _ in range(12)]
 
         def version(task_id: str, number: int) -> TaskRecord:
             odd = {"queue": str(number), "traceback": None} if number % 2 else {"traceback": str(number)}
@@ -452,9 +452,9 @@ class TestMirroring:
 
     def test_random_calls_leave_the_same_records_as_in_memory(self, store: Store) -> None:
         rng = random.Random(7)
-        ids = [new_id() for _ in range(8)]
+        ids = [new_id() for _ in range(5)]
         with _in_memory() as memory:
-            for step in range(120):
+            for step in range(60):
                 task_id = rng.choice(ids)
                 fields = {**STATES[rng.choice(list(STATES))], "result": json_payload(rng.randrange(3))}
                 end = None if fields.get("done_at", NOW) is None else NOW + SECOND * rng.randrange(5)

@@ -78,11 +78,11 @@ class TestSharedValues:
 
     def test_many_values_are_shared(self, store: Store) -> None:
         values, root = able(store, SharesValues), f"{new_id()}/"
-        for number in range(300):
+        for number in range(120):
             values.share(f"{root}{number}", str(number))
         found = values.shared(root)
-        assert {key: one.value for key, one in found.items()} == {f"{root}{n}": str(n) for n in range(300)}
-        assert values.unshare(list(found)) == 300
+        assert {key: one.value for key, one in found.items()} == {f"{root}{n}": str(n) for n in range(120)}
+        assert values.unshare(list(found)) == 120
         assert values.shared(root) == {}
 
     def test_time_of_the_server_is_that_of_today(self, store: Store) -> None:
@@ -92,15 +92,15 @@ class TestSharedValues:
 
     def test_threads_that_change_a_value_lose_no_change(self, store: Store) -> None:
         key = new_id()
-        in_threads(4, lambda _: _add(store, key, 15))
-        assert able(store, SharesValues).shared(key)[key].value == "60"
+        in_threads(4, lambda _: _add(store, key, 6))
+        assert able(store, SharesValues).shared(key)[key].value == "24"
 
     def test_processes_that_change_a_value_lose_no_change(
         self, shared: None, under_test: StoreUnderTest, place: str, store: Store, processes: SyncedProcesses
     ) -> None:
         key = new_id()
         processes.run_alike(4, _add_there, under_test.open, place, key)
-        assert able(store, SharesValues).shared(key)[key].value == "60"
+        assert able(store, SharesValues).shared(key)[key].value == "24"
 
 
 def _add(store: Store, key: str, times: int) -> None:
@@ -116,6 +116,6 @@ def _add(store: Store, key: str, times: int) -> None:
 def _add_there(open_store: Open, place: str, key: str, _: int) -> None:
     store = open_store(place, None)
     try:
-        _add(store, key, 15)
+        _add(store, key, 6)
     finally:
         store.close()
