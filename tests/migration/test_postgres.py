@@ -428,6 +428,36 @@ def test_process_that_does_not_know_of_the_older_table_learns_of_it(
         assert able(other, Mirrored).bury([one.task_id]) == {one.task_id: one}
 
 
+@pytest.mark.parametrize("verb", ["mirror", "settle"])
+def test_task_that_is_moved_while_a_record_is_brought_has_one_result(
+    both: tuple[Store, Older], postgres_url: str, verb: str
+) -> None:
+    """The call looks for the task before the move is committed, and stores the record after it."""
+    store, older = both
+    moved(store, older)
+    one = put_all(store, [finished(OLD)])[0]
+    theirs = replace(one, result=json_payload("theirs"))
+    with psycopg.connect(postgres_url) as other, ThreadPoolExecutor(1) as executor:
+        other.execute("DELETE FROM celery_taskmeta WHERE task_id = %s", [one.task_id])
+        answer = executor.submit(getattr(able(store, Mirrored), verb), theirs)
+        wait_until(lambda: waits_for_a_row(postgres_url), "the call waits for the move")
+        other.execute(
+            "INSERT INTO celery_taskmeta_older (task_id, status, result, date_done, drop_after) "
+            "SELECT %s, 'SUCCESS', '\"moved\"', date_done, drop_after FROM celery_taskmeta_older",
+            [one.task_id],
+        )
+        other.execute(
+            "INSERT INTO celery_taskmeta_moved SELECT hashtextextended(task_id, 0), drop_after "
+            "FROM celery_taskmeta_older WHERE task_id = %s",
+            [one.task_id],
+        )
+        other.commit()
+        held = answer.result(timeout=60)
+    assert held == Held(store.get(one.task_id))
+    assert held.record is not None
+    assert held.record.result == json_payload("moved" if verb == "mirror" else "theirs")
+
+
 def test_burials_and_moves_at_the_same_time_lose_nothing(both: tuple[Store, Older], url: str) -> None:
     store, older = both
     records = put_all(store, [finished(OLD) for _ in range(60)])

@@ -17,7 +17,7 @@ from rootcellar.stores import StoreOptions, open_store
 from rootcellar.stores.older import Older
 from rootcellar.stores.postgres.older import statements
 from rootcellar.stores.postgres.partitions import moving_statements
-from rootcellar.stores.postgres.store import _moving_texts
+from rootcellar.stores.postgres.texts import moving_texts
 from rootcellar.stores.sql import rows
 from rootcellar.testing.helpers import able
 from rootcellar.testing.under_test import StoreUnderTest
@@ -33,6 +33,9 @@ BEGIN
         DELETE FROM celery_taskmeta AS t WHERE t.task_id = NEW.task_id AND t.date_done IS NOT NULL
         RETURNING {columns}, was_done
     ), {moved_away};
+    RETURN NULL;
+EXCEPTION WHEN unique_violation THEN
+    -- another transaction has moved the task at the same moment: as the mover does, leave both rows for now
     RETURN NULL;
 END
 $function$;
@@ -52,7 +55,7 @@ def move_at_once(url: str) -> None:
     finally:
         store.close()
     options = StoreOptions()
-    texts = moving_statements(options, {**statements(options), **_moving_texts(options)})
+    texts = moving_statements(options, {**statements(options), **moving_texts(options)})
     moved_away = texts["moved_away"].replace("SELECT count(*) FROM deleted", "SELECT count(*) INTO count FROM deleted")
     script = _TRIGGER.replace("{columns}", ", ".join(f"t.{column}" for column in rows.TASK_COLUMNS))
     with psycopg.connect(url, autocommit=True) as connection:

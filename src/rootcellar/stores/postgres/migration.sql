@@ -54,15 +54,10 @@ ON CONFLICT (taskset_id) DO UPDATE SET result = excluded.result, result_exact = 
     date_done = excluded.date_done, expires_at = excluded.expires_at
 WHERE g.date_done IS NULL OR g.date_done < excluded.date_done
 
--- count_roughly: count the tasks exactly if there are few, or else take the numbers of the catalog, with all partitions
-WITH few AS (SELECT count(*) AS n FROM (SELECT FROM {task} LIMIT 10001) AS t), pieces AS (
-    SELECT to_regclass(%(task)s)::oid AS piece
-    UNION ALL SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass(%(older)s)::oid
-), noted AS (
-    SELECT p.piece = to_regclass(%(task)s)::oid AS is_live,
-        CASE WHEN s.n_live_tup > 0 THEN s.n_live_tup ELSE greatest(c.reltuples, 0)::bigint END AS n
-    FROM pieces AS p JOIN pg_class AS c ON c.oid = p.piece LEFT JOIN pg_stat_all_tables AS s ON s.relid = p.piece
-)
-SELECT CASE WHEN few.n <= 10000 THEN few.n ELSE (SELECT greatest(few.n, max(n)) FROM noted WHERE is_live) END
-    + (SELECT coalesce(sum(n), 0) FROM noted WHERE NOT is_live)
+-- count_roughly: count the tasks exactly if there are few, or else take the number of the catalog
+WITH few AS (SELECT count(*) AS n FROM (SELECT FROM {task} LIMIT 10001) AS t)
+SELECT CASE WHEN few.n <= 10000 THEN few.n ELSE (
+    SELECT greatest(few.n, CASE WHEN s.n_live_tup > 0 THEN s.n_live_tup ELSE greatest(c.reltuples, 0)::bigint END)
+    FROM pg_class AS c LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid WHERE c.oid = to_regclass(%(task)s)::oid
+) END
 FROM few

@@ -34,6 +34,7 @@ from rootcellar.stores.postgres.pipeline import (
     Pipeline,
     Statement,
     Values,
+    read_bool,
     received,
     rows_of,
     run,
@@ -139,10 +140,17 @@ class PostgresMirroring(PostgresStoring):
             )
 
         write = self._write(lambda: new_write(unless_moved if self._older.may_have_moved(record) else plain))
-        if not write.count and write.statement is not plain:
+        if write.statement is not plain and self._is_moved(write):
             write = new_write(plain)
             self._bring_back(write, move_back)
         return Held(record) if write.count else self._held(record)
+
+    def _is_moved(self, write: Write) -> bool:
+        """Return whether the task of a record was moved before it was stored, or perhaps at the same moment."""
+        if write.count and not read_bool(write.answer[0]):
+            # it has replaced a live row
+            return False
+        return bool(self._run(partial(self._older.days_of, ids=[write.task_id])))
 
     def _bring_back(self, write: Write, move_back: Callable[[Connection, str], bool]) -> None:
         """Move a task back and store its record, in one transaction, unless it was not moved or must stay moved."""

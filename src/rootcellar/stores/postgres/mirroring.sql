@@ -20,21 +20,23 @@ WHERE NOT EXISTS ({burial})
 ON CONFLICT (task_id) DO UPDATE SET {task_update}
 WHERE {task_overwritable}
 
--- mirror_task_unless_moved: the same, unless the task was moved to the older table
+-- mirror_task_unless_moved: the same, unless the task was moved to the older table, and return whether the row was inserted
 INSERT INTO {task} AS t ({task_columns}, changed) SELECT {task_values}, {task_marker}
 WHERE NOT EXISTS ({burial}) AND NOT EXISTS (SELECT FROM {moved} WHERE id = hashtextextended(%(task_id)s, 0))
 ON CONFLICT (task_id) DO UPDATE SET {task_update}
 WHERE {task_overwritable}
+RETURNING t.xmax = 0
 
 -- settle_task: store a SUCCESS of the other store whatever is stored, unless it is buried
 INSERT INTO {task} AS t ({task_columns}, changed) SELECT {task_values}, {task_marker}
 WHERE NOT EXISTS ({burial})
 ON CONFLICT (task_id) DO UPDATE SET {task_whole}
 
--- settle_task_unless_moved: the same, unless the task was moved to the older table
+-- settle_task_unless_moved: the same, unless the task was moved to the older table, and return whether the row was inserted
 INSERT INTO {task} AS t ({task_columns}, changed) SELECT {task_values}, {task_marker}
 WHERE NOT EXISTS ({burial}) AND NOT EXISTS (SELECT FROM {moved} WHERE id = hashtextextended(%(task_id)s, 0))
 ON CONFLICT (task_id) DO UPDATE SET {task_whole}
+RETURNING t.xmax = 0
 
 -- take_back_all: move tasks back, also those with a SUCCESS; if there is a live row, the row that readers see stays
 WITH deleted AS (
@@ -77,6 +79,15 @@ WITH deleted AS (
     DELETE FROM {moved} AS m USING deleted AS t WHERE {same_moved} AND m.drop_after = t.drop_after
 )
 SELECT {task_columns} FROM deleted
+
+-- count_older_roughly: count the moved tasks exactly if there are few, or else take the numbers of the catalog
+WITH few AS (SELECT count(*) AS n FROM (SELECT FROM {moved} LIMIT 10001) AS t)
+SELECT CASE WHEN few.n <= 10000 THEN few.n ELSE (
+    SELECT greatest(few.n, sum(CASE WHEN s.n_live_tup > 0 THEN s.n_live_tup ELSE greatest(c.reltuples, 0)::bigint END))
+    FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid
+    WHERE i.inhparent = to_regclass(%(older)s)::oid
+) END
+FROM few
 
 -- store_burials: store burials, in place of earlier ones of the same tasks
 INSERT INTO {buried} (task_id, buried_at, done_at, fingerprints)

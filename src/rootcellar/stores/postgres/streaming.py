@@ -31,6 +31,14 @@ class PostgresStreaming(StreamingStore[Connection], SharingStore[Connection], Po
         # a page may have fewer records because they are large
         return (found, OWN + found[-1].task_id) if found else ([], self._after_own())
 
+    def count_roughly(self) -> int:
+        """See :class:`~rootcellar.stores.streaming.Streamed`. Few records are counted exactly."""
+        count = super().count_roughly()
+        if not self.has_older():
+            return count
+        ((older,),) = self._all("count_older_roughly", self._measure_params())
+        return count + int(older)
+
     def _walk(self, connection: Connection, after: str, limit: int) -> list[TaskRecord]:
         has_older = self._older.is_known_after_look(connection)
         name = "walk_all_tasks" if has_older else "walk_tasks"
