@@ -28,6 +28,7 @@ from rootcellar.cli.progress import Lines
 from rootcellar.errors import RootcellarError, SchemaMissing
 from rootcellar.history.filters import Clock
 from rootcellar.history.filters.pinned import pinned
+from rootcellar.migration.collecting import collected_seldom
 from rootcellar.migration.copying import Copier, DryTarget
 from rootcellar.migration.endpoint import Spec, Target
 from rootcellar.migration.endpoints import PARQUET
@@ -144,7 +145,8 @@ def run_copy(
     )
     began = datetime.now(timezone.utc)
     try:
-        copier.run()
+        with collected_seldom():
+            copier.run()
         if not dry_run:
             target.endpoint.finish()
     except (SystemExit, RootcellarError) as exc:

@@ -29,6 +29,7 @@ from rootcellar.errors import RootcellarError
 from rootcellar.history.filters import Clock
 from rootcellar.history.filters.pinned import pinned
 from rootcellar.migration.checksums import Difference
+from rootcellar.migration.collecting import collected_seldom
 from rootcellar.migration.progress import Progress
 from rootcellar.migration.throttle import Throttle
 from rootcellar.migration.verifying import Found, Verified, Verifying
@@ -109,7 +110,8 @@ def verify(
                 on_found=note,
             )
             try:
-                found = verifying.run()
+                with collected_seldom():
+                    found = verifying.run()
             except SystemExit:
                 lines.end()
                 print("Interrupted. Run it again: it begins again.", file=sys.stderr)

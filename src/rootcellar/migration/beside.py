@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from rootcellar.errors import RootcellarError
 from rootcellar.migration.checksums import Sums
+from rootcellar.migration.collecting import collected_seldom
 from rootcellar.migration.endpoint import Spec
 from rootcellar.migration.endpoints import open_endpoint
 from rootcellar.migration.throttle import Throttle
@@ -193,7 +194,7 @@ def _for_each_batch(
     """Read a system, and return an error if there was one."""
     try:
         endpoint = open_endpoint(spec)
-        with closing(endpoint):
+        with closing(endpoint), collected_seldom():
             for batch in walk_tasks(endpoint.to_read.stream, cursor, throttle=Throttle(rate)):
                 send(batch)
     except RootcellarError as exc:
