@@ -75,8 +75,8 @@ class MirroringStatements(NamedTuple):
         """Make them of the store's statements by name."""
         names = (
             *("mirror_task", "mirror_task_unless_moved", "settle_task", "settle_task_unless_moved", "guard"),
-            *("guard_alone", "end_if_idle", "lock_tasks", "take_tasks", "store_burials", "burials_of", "copy_tasks"),
-            *("copy_newer_tasks", "notify"),
+            *("guard_alone", "end_if_idle", "lock_mirrored_tasks", "take_tasks", "store_burials", "burials_of"),
+            *("copy_tasks", "copy_newer_tasks", "notify"),
         )
         return cls(*(Statement(name, sql[name]) for name in names))
 

@@ -58,7 +58,7 @@ ON CONFLICT (task_id) DO UPDATE SET {task_whole}
 WHERE {copy_condition}
 RETURNING task_id
 
--- lock_tasks: lock and read tasks
+-- lock_mirrored_tasks: lock and read tasks
 SELECT {task_columns} FROM {task} WHERE task_id = ANY(%(task_ids)s::text[]) ORDER BY task_id FOR UPDATE
 
 -- take_tasks: delete tasks, keep what was counted of them, and return them

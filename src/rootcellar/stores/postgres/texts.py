@@ -63,11 +63,10 @@ def store_statements(options: StoreOptions) -> dict[str, str]:
         "task_still_the_same": fragments.still_the_same("IS NOT DISTINCT FROM", _cast, "{}::text"),
     }
     found = load_statements(_PACKAGE, "queries.sql", names)
-    found.update(load_statements(_PACKAGE, "waiting.sql", names))
-    for more in ("upkeep.sql", "archive.sql"):
-        found.update(load_statements(_PACKAGE, more, names))
+    for more in ("waiting.sql", "upkeep.sql", "archive.sql"):
+        _add(found, load_statements(_PACKAGE, more, names))
     walked = {**names, "stored_bytes": _STORED_BYTES, "most_bytes": str(_PAGE_BYTES)}
-    found.update(load_statements(_PACKAGE, "migration.sql", walked))
+    _add(found, load_statements(_PACKAGE, "migration.sql", walked))
     statistics = counting.statements(options)
     found["note_back"] = fill_in(statistics["note_back"], {"deleted": found["restored_tasks"]})
     for statement in ("delete_tasks", *DELETIONS):
@@ -75,7 +74,7 @@ def store_statements(options: StoreOptions) -> dict[str, str]:
     found["count_arrived"] = fill_in(found["count_arrived"], {"claimable": found["claimable"]})
     of_older = older.statements(options, {**names, "marker": _MARKER})
     found.update({name: text for name, text in of_older.items() if name not in found})
-    found.update(_mirroring(options, {**names, **statistics, **of_older}))
+    _add(found, _mirroring(options, {**names, **statistics, **of_older}))
     for statement in ("put_task_and_part", "count_part", "put_task_unless_moved_and_part"):
         found[statement] = fill_in(found[statement], {"count_arrived": found["count_arrived"]})
     # the same question to both tables
@@ -83,6 +82,13 @@ def store_statements(options: StoreOptions) -> dict[str, str]:
     found["walk_all_tasks"] = fill_in(found["walk_all_tasks"], {"all_rows": found["all_rows"]})
     found["query_all"] = load_statements(_PACKAGE, "queries.sql", all_rows)["query_tasks"]
     return found
+
+
+def _add(found: dict[str, str], more: Mapping[str, str]) -> None:
+    """Add statements; each file must have names of its own."""
+    twice = found.keys() & more.keys()
+    assert not twice, f"two statements have one name: {', '.join(sorted(twice))}"
+    found.update(more)
 
 
 def _mirroring(options: StoreOptions, names: Mapping[str, str]) -> dict[str, str]:
