@@ -1,0 +1,1 @@
+"""Migrations of an application that works: real workers and clients, old results, and what can go wrong."""
