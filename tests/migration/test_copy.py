@@ -160,6 +160,19 @@ def test_copy_onto_itself_is_refused(source: MemoryStore) -> None:
     assert "the same place" in ended.err
 
 
+def test_store_of_a_live_migration_is_not_written_to(source: MemoryStore, target: MemoryStore) -> None:
+    fill(source, 3)
+    target.share("migration/state", "{}")
+    for command in (["copy"], ["verify", "--repair"]):
+        ended = run_here(command[0], source.url, target.url, *command[1:])
+        assert ended.status == 1
+        assert "takes part in a live migration" in ended.err
+    assert not stored(target)
+    assert run_here("copy", source.url, target.url, "--dry-run").status == 0
+    # it may be read
+    assert copy(target.url, source.url)["read"] == 0
+
+
 def test_variable_names_an_end(source: MemoryStore, target: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(source, 3)
     # the variables of the test's own environment are removed, except this one

@@ -17,6 +17,7 @@ from rootcellar.cli.endpoints import (
     SourceArgument,
     TargetArgument,
     Wanted,
+    check_not_migrated,
     check_pair,
     opened_end,
     parsed,
@@ -162,6 +163,7 @@ def _to_write(source: Opened, target: Opened) -> Target:
     endpoint = target.endpoint
     if endpoint.target is None and endpoint.name.startswith(PARQUET):
         raise WrongUse(f"{endpoint.where} exists: name a file or folder that does not exist yet")
+    check_not_migrated(endpoint)
     if isinstance(endpoint.target, ParquetTarget):
         endpoint.target.fetch = partial(_with_result, source.codec)
     return endpoint.to_write

@@ -14,7 +14,7 @@ import typer
 
 from rootcellar.cli.output import WrongUse
 from rootcellar.cli.stores import load_app
-from rootcellar.errors import AbilityMissing, ConfigurationError
+from rootcellar.errors import AbilityMissing, ConfigurationError, MigrationRefused
 from rootcellar.history.filters import Clock, Filter, FilterWrong, Matcher, parse
 from rootcellar.history.lists import opened
 from rootcellar.history.stuck import looked_up
@@ -23,6 +23,7 @@ from rootcellar.migration.endpoints import open_endpoint
 from rootcellar.opening import backend_of, codec_for, must_exist, named_by
 from rootcellar.payloads import Codec
 from rootcellar.records import TaskRecord
+from rootcellar.stores.dual.phases import STATE_KEY
 
 #: what stands before the name of an app, and before that of a variable of the environment
 _APP, _VARIABLE = "app:", "env:"
@@ -117,6 +118,20 @@ def check_pair(source: Endpoint, target: Endpoint) -> None:
         raise WrongUse("SOURCE and TARGET are the same place")
     if source.store is not None:
         must_exist(source.store)
+
+
+def check_not_migrated(target: Endpoint) -> None:
+    """Check that no live migration goes on here: it would delete what comes into one of its stores only.
+
+    Raises:
+        MigrationRefused: one does.
+    """
+    if target.values is not None and target.values.shared(STATE_KEY):
+        raise MigrationRefused(
+            "this store takes part in a live migration, which copies and repairs by itself",
+            where=target.where,
+            remedy="see `rootcellar migrate status`; copy before the migration is started, or after it is retired",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from rootcellar.cli.endpoints import (
     RateOption,
     SourceArgument,
     TargetArgument,
+    check_not_migrated,
     check_pair,
     opened_end,
     parsed,
@@ -92,6 +93,8 @@ def verify(
         check_pair(one.endpoint, other.endpoint)
         if other.endpoint.store is not None:
             must_exist(other.endpoint.store)
+        if repair:
+            check_not_migrated(other.endpoint)
         clock = Clock.local()
         which = wanted(query, str(pinned(query, clock)), one, clock)
         progress = Progress(_total(one, other))
