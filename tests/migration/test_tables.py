@@ -118,6 +118,30 @@ def test_rights_of_a_worker_let_it_take_part_in_a_migration(place: Place) -> Non
                 forbidden()
 
 
+def test_right_that_is_taken_away_during_a_migration_is_an_outage(place: Place) -> None:
+    place.granted("admin")
+    with place.as_user("admin") as store:
+        store.schema.create()  # type: ignore[attr-defined]
+    place.granted("worker")
+    one = record()
+    with place.as_user("worker") as store:
+        mirrored = able(store, Mirrored)
+        mirrored.mirror(one)
+        mirrored.settle(one)
+        mirrored.copy([one])
+        mirrored.bury(["other"])
+        place.run("REVOKE SELECT ON celery_taskmeta_buried FROM worker_1")
+        for call in (
+            lambda: mirrored.mirror(one),
+            lambda: mirrored.settle(one),
+            lambda: mirrored.copy([one]),
+            lambda: mirrored.bury([one.task_id]),
+        ):
+            with pytest.raises(errors.PermissionDenied) as caught:
+                call()
+            assert caught.value.retryable
+
+
 @pytest.fixture
 def adopted(url: str) -> Iterator[Store]:
     """A store beside whose tables are those of Celery's own backend, with results and groups."""
