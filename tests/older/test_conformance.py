@@ -23,6 +23,7 @@ TestExpiry: Any = None
 TestGroups: Any = None
 TestLeaders: Any = None
 TestOpening: Any = None
+TestSharedValues: Any = None
 TestTables: Any = None
 
 
