@@ -21,6 +21,9 @@ from rootcellar.stores.sql.sharing import SharingStore
 from rootcellar.stores.sql.statements import fill_in
 from rootcellar.stores.sql.streaming import StreamingStore
 
+#: the date of a row that only locks the place of a burial, as the statements have it
+_NO_BURIAL = "1000-01-01"
+
 
 class MySQLMigrating(MirroringStore[Connection], StreamingStore[Connection], SharingStore[Connection]):
     """See :mod:`rootcellar.stores.sql.mirroring`."""
@@ -39,7 +42,8 @@ class MySQLMigrating(MirroringStore[Connection], StreamingStore[Connection], Sha
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
 
     def _begin_burials(self, connection: Connection, ids: Sequence[str]) -> None:
-        self._many_of(connection, "begin_burial", [{"task_id": task_id} for task_id in ids])
+        nothing = {"buried_at": _NO_BURIAL, "done_at": None, "fingerprints": b""}
+        self._many_of(connection, "begin_burial", [{"task_id": task_id, **nothing} for task_id in ids])
 
     def _end_burials(self, connection: Connection, ids: Sequence[str]) -> None:
         if ids:

@@ -29,15 +29,15 @@ SELECT {buried_columns} FROM {buried} WHERE task_id IN %(task_ids)s AND buried_a
 -- walk_burials: read the next burials in the order of their ids
 SELECT {buried_columns} FROM {buried} WHERE task_id > %(after)s ORDER BY task_id LIMIT %(limit)s
 
--- begin_burial: lock a burial, or its place
-INSERT INTO {buried} ({buried_columns}) VALUES (%(task_id)s, '1000-01-01', NULL, '')
+-- begin_burial: lock a burial, or its place; the driver makes one statement of many rows if all values are parameters
+INSERT INTO {buried} ({buried_columns}) VALUES (%(task_id)s, %(buried_at)s, %(done_at)s, %(fingerprints)s)
 ON DUPLICATE KEY UPDATE task_id = VALUES(task_id)
 
 -- end_burials: delete what was stored to lock a place
 DELETE b FROM {buried} AS b FORCE INDEX (PRIMARY) WHERE b.task_id IN %(task_ids)s AND b.buried_at = '1000-01-01'
 
 -- put_burial: store a burial
-INSERT INTO {buried} ({buried_columns}) VALUES (%(task_id)s, SYSDATE(6), %(done_at)s, %(fingerprints)s)
+INSERT INTO {buried} ({buried_columns}) VALUES (%(task_id)s, %(buried_at)s, %(done_at)s, %(fingerprints)s)
 ON DUPLICATE KEY UPDATE buried_at = VALUES(buried_at), done_at = VALUES(done_at), fingerprints = VALUES(fingerprints)
 
 -- forget_burials: delete some burials from before a moment
