@@ -36,8 +36,8 @@ ABOUT = """\
 Written by `python -m benchmarks.migration.copying`; no figure by hand. {rows:,} results in Redis, with arguments, are \
 copied into a new PostgreSQL by `rootcellar copy`, and compared by `rootcellar verify`; the time is that of the whole \
 command. "COPY alone" writes the same rows, made before, by one COPY into the same table with its indexes. "The loop" \
-reads each result with `get_task_meta` and stores it with `store_result`, as scripts do. Memory is the peak of the \
-largest process.
+reads each result with `AsyncResult.get` and stores it with `store_result`, both by rootcellar, as scripts do. It \
+waits for each answer, so it suffers most from a busy machine. Memory is the peak of the largest process.
 """
 #: the goals: shares of COPY alone and of the loop, bytes, and seconds for a million rows
 OF_COPY, OF_LOOP, MEMORY, VERIFYING = 0.25, 20.0, 200 << 20, 60.0
@@ -243,12 +243,15 @@ def _run(*arguments: str) -> Command:
 
 def _loop(source: str, target: str, ids: Sequence[str]) -> float:
     """Read each result and store it, as a script does; return the seconds."""
-    one, other = (_app(url).backend for url in (source, target))
+    one, other = _app(source), _app(target).backend
     other.store_result("first", 1, "SUCCESS")
     began = time.monotonic()
     for task_id in ids:
-        meta = one.get_task_meta(task_id, cache=False)
-        other.store_result(task_id, meta["result"], meta["status"], traceback=meta.get("traceback"))
+        result = one.AsyncResult(task_id)
+        # the get of a task that has not ended would wait
+        if result.ready():
+            value = result.get(propagate=False)
+            other.store_result(task_id, value, result.state, traceback=result.traceback)
     return time.monotonic() - began
 
 
