@@ -8,7 +8,7 @@ A stand-alone server has no transaction over several documents, so each change i
 If the second reading finds a burial that refuses the document, the document is removed. So one of the two removes it:
 the writer, if the burial is older than the document, or else the one that buries. Two things remain. A reader may see
 the document for a moment. And if the writer is killed between its last two steps, and the burial was written between
-its first two, the document stays; the next pass of the migration removes it.
+its first two, the document stays until the task is forgotten again, or a pass finds that the other store lacks it.
 """
 
 from __future__ import annotations
