@@ -283,6 +283,7 @@ def test_silent_process_is_named_and_the_phase_stays(phase: Phase) -> None:
         assert [each.name for each in status.silent] == ["web2/4711"]
         assert status_object(status)["unconfirmed"] == ["web2/4711"]
         frozen.frozen.clear()
+        assert coordinator(pair).advance().phase == before + 1, "it finishes the step that was interrupted"
         if before < Phase.TARGET_FIRST:
             assert coordinator(pair).advance().phase == before + 2
 

@@ -26,6 +26,7 @@ from rootcellar.stores.base import (
 )
 from rootcellar.stores.counting import Counted
 from rootcellar.stores.dual import DualStore, FixedPhases, Phase
+from rootcellar.stores.dual.abilities import DualHolding
 from rootcellar.stores.dual.reading import better
 from rootcellar.stores.dual.unmirrored import MAX_NOTED, Unmirrored
 from rootcellar.stores.expiring import Due, Expiring
@@ -513,6 +514,23 @@ def test_expired_results_are_kept_while_the_other_store_has_a_hold(tmp_path: Pat
     assert target.get(one.task_id) == one
     with pytest.raises(AbilityMissing):
         able(store, Holding).place_hold("state:FAILURE", "audit", "me", NOW)
+    store.close()
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARED, Phase.TARGET_ONLY])
+def test_result_is_forgotten_if_the_store_that_decides_keeps_no_holds(
+    phase: Phase, tmp_path: Path, source: MemoryStore
+) -> None:
+    """A process asks for the ability before it knows the phase."""
+    other = open_store(f"sqlite:///{tmp_path}/other.sqlite3")
+    pair = (other, source) if phase.target_decides else (source, other)
+    store = DualStore(*pair, FixedPhases(phase))
+    holding = DualHolding(store)
+    one = record()
+    store.put(one)
+    assert list(holding.holds()) == []
+    assert holding.delete_spared([one.task_id], OneOf("status", ("FAILURE",))).count == 1
+    assert store.get(one.task_id) is None
     store.close()
 
 

@@ -140,6 +140,14 @@ def test_answer_of_no_ends_the_guide_and_it_goes_on_later(folder: Path) -> None:
     assert phase_of(folder) is Phase.SWITCHING
 
 
+def test_guide_goes_on_after_a_rollback(folder: Path) -> None:
+    for step in (["start"], ["advance"], ["rollback", "--to", "dual write"]):
+        assert migrate(folder, *step, "--yes").status == 0
+    ended = run_on_terminal("migrate", *urls(folder), typed="y\nn\n")
+    assert ended.status == 0, ended.out
+    assert phase_of(folder) is Phase.SWITCHING
+
+
 def test_status_names_who_is_silent_and_what_was_done(folder: Path) -> None:
     migrate(folder, "start", "--yes")
     with sqlite_pair(folder) as pair:

@@ -29,7 +29,7 @@ from rootcellar.migration.operator import busy, living_owner
 from rootcellar.migration.pair import Pair, pair_of
 from rootcellar.migration.plan import Finding, Level, processes_on_hosts
 from rootcellar.migration.plan import plan as plan_of
-from rootcellar.migration.state import NAMES, State, StateBook
+from rootcellar.migration.state import NAMES, Direction, State, StateBook
 from rootcellar.migration.status import read_status, status_object
 from rootcellar.stores import Store
 from rootcellar.stores.dual.phases import Phase
@@ -215,7 +215,8 @@ def advance(
     """Make the next step towards the target.
 
     It waits until all processes have confirmed the phase, reads everything once, compares both stores, and lets the
-    next phase begin. After 'target only' there is no way back. It ends a postponement.
+    next phase begin. After 'target only' there is no way back. It ends a postponement. If it is run again after an
+    interruption, it finishes the step that was begun, and makes no other.
 
     Exit status 0 if all processes have confirmed the next phase, 1 if the stores differ, after an error or if the
     answer was no.
@@ -224,7 +225,7 @@ def advance(
         screen = Screen()
         coordinator = _coordinator(pair, screen, rate, without, wait, accept)
         state = coordinator.book.read()
-        if Phase.DUAL <= state.phase < Phase.TARGET_ONLY:
+        if Phase.DUAL <= state.phase < Phase.TARGET_ONLY and not state.is_step_unfinished:
             _say_findings(pair, state)
             confirm(yes, _question(state.phase))
         with _ended(screen):
@@ -339,10 +340,11 @@ def _guide(coordinator: Coordinator, pair: Pair, yes: bool, rate: float | None) 
         say_beside(_processes_text(pair))
         _ask(yes, "Write every result to both stores from now on?", Phase.PREPARED)
         state = _started(coordinator, rate, None)
-    elif state.phase is Phase.DUAL and state.finished_pass is None:
+    elif state.phase is Phase.DUAL and state.finished_pass is None and state.direction is Direction.FORTH:
         state = _started(coordinator, rate, None)
     else:
         _set_rate(coordinator.book, rate)
+        state = coordinator.finish_step() if state.is_step_unfinished else state
     while state.phase < Phase.TARGET_ONLY:
         _say_real_reads(pair, state)
         _ask(yes, _question(state.phase), state.phase)

@@ -200,6 +200,8 @@ class Coordinator:
     def advance(self) -> State:
         """Make one step towards the target. What was postponed goes on: this is the word of the operator.
 
+        If the last step was interrupted after the next phase had begun, this finishes that step, and makes no other.
+
         Raises:
             MigrationRefused: no migration has begun, or there is no next phase.
             MigrationUnconfirmed, MigrationDiffers: as for :meth:`start`.
@@ -207,12 +209,24 @@ class Coordinator:
         state = self.book.read()
         if state.phase is Phase.PREPARED:
             raise self._wrong(state, "nothing is written to the target yet", "run `rootcellar migrate start` first")
+        if state.is_step_unfinished and state.phase <= Phase.TARGET_ONLY:
+            return self.finish_step()
         if state.phase >= Phase.TARGET_ONLY:
             raise self._wrong(state, "this is the last phase", "run `rootcellar migrate retire`")
         following = Phase(state.phase + 1)
         with self._lock(f"goes to the phase {NAMES[following]!r}") as lock:
             go_on(self.book)
             return self._to(lock, following, Direction.FORTH)
+
+    def finish_step(self) -> State:
+        """Wait until all processes have confirmed the phase.
+
+        Raises:
+            MigrationUnconfirmed: processes have not confirmed in time.
+        """
+        with self._lock("waits until all processes have confirmed the phase") as lock:
+            go_on(self.book)
+            return self._confirmed(lock)
 
     def rollback(self, to: Phase = Phase.PREPARED) -> State:
         """Go back to the source, phase by phase.
@@ -355,7 +369,7 @@ class Coordinator:
                 remaining = self._seconds_left_out(state, processes)
                 if remaining <= 0.0:
                     self._watching.confirmed(state, processes)
-                    return self._without_confirmed(lock, state, processes)
+                    return self._note_confirmed(lock, state, processes)
                 self._watching.waits_for_left_out(state, left_out(state, processes), remaining)
             else:
                 self._watching.waits(state, silent, waited)
@@ -378,13 +392,20 @@ class Coordinator:
             )
         )
 
-    def _without_confirmed(self, lock: OperatorLock, state: State, processes: Sequence[Process]) -> State:
-        """Let those processes that were left out, and have confirmed after all, count again in the next phase."""
+    def _note_confirmed(self, lock: OperatorLock, state: State, processes: Sequence[Process]) -> State:
+        """Note that the phase is confirmed.
+
+        Processes that were left out, and have confirmed after all, count again in the next phase.
+        """
         still = {each.key for each in left_out(state, processes)}
-        if still.issuperset(state.without):
+        if still.issuperset(state.without) and state.confirmed_epoch == state.epoch:
             return state
         return self.book.change(
-            lambda state: replace(lock.fenced(state), without=tuple(key for key in state.without if key in still))
+            lambda state: replace(
+                lock.fenced(state),
+                without=tuple(key for key in state.without if key in still),
+                confirmed_epoch=state.epoch,
+            )
         )
 
     def _seconds_left_out(self, state: State, processes: Sequence[Process]) -> float:

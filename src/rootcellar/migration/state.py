@@ -153,6 +153,7 @@ class State:
         source, target: the URLs of both stores, without passwords.
         started_at: when the migration began.
         phase_since: when this phase began.
+        confirmed_epoch: the newest epoch whose phase all processes have confirmed; 0 if they have confirmed none.
         rate: the most rows a second of a pass; ``None`` for no limit.
         postponed: why no other phase begins before an operator says so; ``None`` if it may begin.
         without: the processes that need not confirm, as their keys after ``migration/process/``.
@@ -176,9 +177,18 @@ class State:
     without: tuple[str, ...] = ()
     by: str
     operator: str = ""
+    confirmed_epoch: int = 0
     work: PassState | None = None
     verified: VerifiedState | None = None
     log: tuple[Event, ...] = ()
+
+    @property
+    def is_step_unfinished(self) -> bool:
+        """Whether the last step has entered a phase that not all processes have confirmed, as far as is known.
+
+        The step into *dual write* is not over with that: `start` makes a pass, too.
+        """
+        return self.phase >= Phase.SWITCHING and self.confirmed_epoch != self.epoch
 
     @property
     def finished_pass(self) -> PassState | None:
@@ -385,6 +395,7 @@ def state_of(text: str) -> State:
             without=tuple(found["without"]),
             by=found["by"],
             operator=found["operator"],
+            confirmed_epoch=found["confirmed_epoch"],
             work=None if work is None else _pass_of(work),
             verified=None if verified is None else _verified_of(verified),
             log=tuple(Event(at=_moment(each["at"]), text=each["text"], by=each["by"]) for each in found["log"]),

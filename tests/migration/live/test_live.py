@@ -112,14 +112,7 @@ def is_in(scene: Scene, phase: Phase, frozen: int | None = None) -> bool:
 
 def again(scene: Scene, step: Step, **options: Any) -> None:
     """Run a command again, and let it end."""
-    state = scene.state()
-    assert state is not None
-    coordinator = scene.coordinator(**options)
-    if step.name == "advance" and state.phase is step.to:
-        with coordinator._lock("waits until all have confirmed") as lock:
-            coordinator._confirmed(lock)
-    else:
-        STEPS[step.name](coordinator)
+    STEPS[step.name](scene.coordinator(**options))
     state = scene.state()
     assert state is not None
     assert state.phase is step.to

@@ -137,16 +137,23 @@ class DualHolding:
             return released
 
     def holds(self, with_released: bool = False) -> Sequence[Hold]:
-        """See :class:`~rootcellar.stores.holding.Holding`."""
+        """See :class:`~rootcellar.stores.holding.Holding`. A store that keeps no holds has none.
+
+        A process may have asked for this ability before it knew the phase.
+        """
         with self._store.verb() as verb:
-            return _first(verb, Holding).holds(with_released)
+            holding = _first_if_any(verb, Holding)
+            return () if holding is None else holding.holds(with_released)
 
     def delete_spared(self, task_ids: Iterable[str], spared: Condition) -> Removed:
         """See :class:`~rootcellar.stores.holding.Holding`. Leave burials of what was deleted, in both stores."""
         ids = list(dict.fromkeys(task_ids))
         with self._store.verb() as verb:
+            holding = _first_if_any(verb, Holding)
+            if holding is None:
+                return Removed(self._store.forgetting.delete(verb, ids))
             known = joined({}, verb.target.get_many(ids), verb.source.get_many(ids))
-            removed = _first(verb, Holding).delete_spared(ids, spared)
+            removed = holding.delete_spared(ids, spared)
             gone = [task_id for task_id in ids if task_id not in removed.kept]
             if verb.is_retired:
                 return removed
@@ -235,6 +242,12 @@ def _first(verb: Verb, protocol: type[A]) -> A:
     """Return an ability of the store that decides, or else of the other one."""
     found = verb.decider.store.ability(protocol)
     return found if found is not None else ability_of(verb.other if verb.is_double else verb.decider, protocol)
+
+
+def _first_if_any(verb: Verb, protocol: type[A]) -> A | None:
+    """Return an ability of the store that decides, or else of the other one if results are in both; else ``None``."""
+    found = verb.decider.store.ability(protocol)
+    return found if found is not None else _other(verb, protocol)
 
 
 def _second(verb: Verb, protocol: type[A]) -> A | None:
