@@ -99,21 +99,21 @@ def make_app(setup: Setup) -> Celery:
         },
     )
 
-    @app.task(bind=True, name="value")
+    @app.task(bind=True, shared=False, name="value")
     def value(self: Any, number: int) -> dict[str, Any]:
         """Return a value that no other run of the same task returns."""
         run = notes.hincrby(BEGUN, self.request.id, 1)
         return {"number": number, "run": run}
 
-    @app.task(bind=True, name="fail")
+    @app.task(bind=True, shared=False, name="fail")
     def fail(self: Any, number: int) -> None:
         raise ValueError(number)
 
-    @app.task(bind=True, name="part")
+    @app.task(bind=True, shared=False, name="part")
     def part(self: Any, group: str, index: int) -> list[Any]:
         return [group, index]
 
-    @app.task(bind=True, name="body")
+    @app.task(bind=True, shared=False, name="body")
     def body(self: Any, values: list[Any], group: str) -> dict[str, Any]:
         return {"group": group, "values": values}
 
