@@ -123,26 +123,6 @@ def storing(migration: Migrated, *names: str) -> Iterator[list[Storing]]:
             each._process.communicate()
 
 
-def test_processes_follow_every_phase_and_no_result_is_lost(migrated: Callable[[int], Migrated]) -> None:
-    migration = migrated(2_000)
-    with storing(migration, "one", "two") as processes:
-        plan = migration.migrate("plan")
-        assert plan.status == 0, plan
-        assert f"2 processes on 1 host ({HOST}: 2) follow the migration" in plan.out
-        migration.done("start", "--yes")
-        for phase in ("switching", "target first", "target only"):
-            migration.done("advance", "--yes")
-            status = migration.status()
-            assert status["state"]["phase_name"] == phase
-            assert [each["confirmed"] for each in status["processes"]] == [True, True]
-        migration.done("retire", "--yes")
-        stored = [task_id for each in processes for task_id in each.stored()]
-    in_target = in_store(migration.pair.target.store)
-    assert len(stored) > 10
-    assert set(stored) - set(in_target) == set()
-    assert len(in_target) == len(stored) + 2_000
-
-
 #: commands of a migration, each with the phase in which its pass runs
 STEPS = (
     (Phase.DUAL, "start"),
@@ -156,7 +136,7 @@ STEPS = (
 
 
 def test_coordinator_that_was_killed_in_each_phase_goes_on(migrated: Callable[[int], Migrated]) -> None:
-    migration = migrated(600)
+    migration = migrated(300)
     run_again: dict[str, Callable[[Coordinator], object]] = {
         "start": Coordinator.start,
         "advance": Coordinator.advance,
@@ -183,13 +163,16 @@ def test_coordinator_that_was_killed_in_each_phase_goes_on(migrated: Callable[[i
     assert state.phase is Phase.RETIRED
     in_target = in_store(migration.pair.target.store)
     assert set(stored) - set(in_target) == set()
-    assert len(in_target) == len(stored) + 600
+    assert len(in_target) == len(stored) + 300
 
 
 def test_frozen_process_is_named_and_a_killed_one_is_not_waited_for(migrated: Callable[[int], Migrated]) -> None:
     migration = migrated(10)
     with storing(migration, "one", "two") as processes:
         frozen, killed = processes
+        plan = migration.migrate("plan")
+        assert plan.status == 0, plan
+        assert f"2 processes on 1 host ({HOST}: 2) follow the migration" in plan.out
         migration.done("start", "--yes")
         frozen.signal(signal.SIGSTOP)
         killed.signal(signal.SIGKILL)
