@@ -1,5 +1,4 @@
-"""Small values that all processes share, in a table: the ability
-:class:`~rootcellar.stores.shared_values.SharesValues` of SQL stores."""
+"""Shared values in a table: the ability :class:`~rootcellar.stores.shared_values.SharesValues` of SQL stores."""
 
 from __future__ import annotations
 
