@@ -12,7 +12,9 @@ import typer
 
 from rootcellar.cli.endpoints import (
     GroupsOption,
+    KeepOption,
     Opened,
+    PickleOption,
     RateOption,
     SourceArgument,
     TargetArgument,
@@ -33,6 +35,7 @@ from rootcellar.migration.collecting import collected_seldom
 from rootcellar.migration.copying import Copier, DryTarget
 from rootcellar.migration.endpoint import Spec, Target
 from rootcellar.migration.endpoints import PARQUET
+from rootcellar.migration.foreign.layouts import LOST, LayoutTarget
 from rootcellar.migration.parquet import ParquetTarget
 from rootcellar.migration.progress import Progress
 from rootcellar.migration.resuming import CopyState, StateKeeper, key_of
@@ -65,6 +68,8 @@ def copy(
     rate: RateOption = None,
     missing_only: MissingOnlyOption = False,
     groups: GroupsOption = True,
+    allow_pickle: PickleOption = False,
+    keep: KeepOption = None,
     restart: RestartOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
@@ -78,12 +83,16 @@ def copy(
     You can interrupt it at any time, also with kill -9: run the same command again, and it goes on. It may run while
     workers store results in the source; run it again afterwards for those, or use `rootcellar migrate`.
 
-    env:NAME reads a URL from a variable, so that its password is in no list of processes.
+    env:NAME reads a URL from a variable, so that its password is in no list of processes. celery+redis://…,
+    celery+mongodb://… and db+… name Celery's own backends, and django-db+… names the tables of django-celery-results.
 
     Exit status 0 if all was copied, 1 after an error, or if a result was left out because it cannot be read or the
     target cannot store it.
     """
-    with opened_end(source, "SOURCE") as one, opened_end(target, "TARGET") as other:
+    with (
+        opened_end(source, "SOURCE", allow_pickle=allow_pickle, keep=keep) as one,
+        opened_end(target, "TARGET") as other,
+    ):
         run_copy(
             one,
             other,
@@ -119,6 +128,9 @@ def run_copy(
     check_pair(source.endpoint, target.endpoint)
     to_read = source.endpoint.to_read
     to_write = _dry(target) if dry_run else _to_write(source, target)
+    layout = None
+    if target.endpoint.layout is not None:
+        to_write = layout = LayoutTarget(to_write, target.endpoint.layout, source.codec)
     keeper = None if dry_run else _keeper(source, target, text, newer_wins, groups)
     clock = Clock.local()
     state = None
@@ -156,7 +168,7 @@ def run_copy(
         raise
     lines.end()
     seconds = (datetime.now(timezone.utc) - began).total_seconds()
-    _report(copier.state, source, target, which, dry_run=dry_run, as_json=as_json, seconds=seconds)
+    _report(copier.state, source, target, which, layout, dry_run=dry_run, as_json=as_json, seconds=seconds)
 
 
 def _to_write(source: Opened, target: Opened) -> Target:
@@ -225,20 +237,39 @@ def _say_interrupted(state: CopyState, is_kept: bool, dry_run: bool, is_signal: 
 
 
 def _report(
-    state: CopyState, source: Opened, target: Opened, which: Wanted, *, dry_run: bool, as_json: bool, seconds: float
+    state: CopyState,
+    source: Opened,
+    target: Opened,
+    which: Wanted,
+    layout: LayoutTarget | None,
+    *,
+    dry_run: bool,
+    as_json: bool,
+    seconds: float,
 ) -> None:
     counts = state.counts
     if as_json:
-        print_json(_as_object(state, source, target, which, dry_run, seconds))
+        lost = {} if layout is None else dict(layout.lost)
+        print_json({**_as_object(state, source, target, which, dry_run, seconds), "lost": lost})
     else:
         verb = "would be copied" if dry_run else "copied"
         say(f"{number_of_tasks(counts.written)} {verb} from {source.endpoint.where} to {target.endpoint.where}.")
         for sentence in _sentences(state, target, which, verb):
             say_beside(sentence)
+        for sentence in [] if layout is None else _losses(layout):
+            say_beside(sentence)
     for problem in state.problems:
         print(f"rootcellar: {visible(problem)}", file=sys.stderr)
-    if counts.unreadable or counts.refused:
+    if counts.unreadable or counts.refused or counts.groups_unreadable:
         raise typer.Exit(1)
+
+
+def _losses(layout: LayoutTarget) -> list[str]:
+    """Return what the target does not keep, each with the number of tasks."""
+    found = [f"The target does not keep {LOST[name]}: {number_of_tasks(layout.lost[name])}." for name in layout.lost]
+    if layout.groups_lost:
+        found.append(f"The target does not keep when saved groups expire: {layout.groups_lost:,}.")
+    return found
 
 
 def _sentences(state: CopyState, target: Opened, which: Wanted, verb: str) -> list[str]:
@@ -248,6 +279,8 @@ def _sentences(state: CopyState, target: Opened, which: Wanted, verb: str) -> li
         found.append(f"{counts.groups_written:,} of {counts.groups:,} saved groups {verb}.")
     if isinstance(target.endpoint.target, ParquetTarget) and target.endpoint.target.groups_left_out:
         found.append("A single file has no saved groups: name a folder, and they come along.")
+    if counts.groups_unreadable:
+        found.append(f"{counts.groups_unreadable:,} saved groups left out: they cannot be read.")
     if counts.kept:
         found.append(f"{number_of_tasks(counts.kept)} not copied: the target has the same result, or a newer one.")
     if counts.buried:
@@ -280,6 +313,7 @@ def _as_object(
         "refused": counts.refused,
         "groups": counts.groups,
         "groups_copied": counts.groups_written,
+        "groups_unreadable": counts.groups_unreadable,
         "seconds": round(seconds, 3),
         "problems": state.problems,
     }

@@ -6,7 +6,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any
 
@@ -14,6 +14,7 @@ import typer
 
 from rootcellar.cli.output import WrongUse
 from rootcellar.cli.stores import load_app
+from rootcellar.cli.times import parse_span
 from rootcellar.errors import AbilityMissing, ConfigurationError, MigrationRefused
 from rootcellar.history.filters import Clock, Filter, FilterWrong, Matcher, parse
 from rootcellar.history.lists import opened
@@ -36,6 +37,18 @@ TargetArgument = Annotated[
     str, typer.Argument(metavar="TARGET", help=f"Where they are wanted: {_HELP}", show_default=False)
 ]
 RateOption = Annotated[float | None, typer.Option("--rate", metavar="N", help="Read at most so many results a second")]
+PickleOption = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Read pickles of plain data that Celery stored; none of their code is run"),
+]
+KeepOption = Annotated[
+    str | None,
+    typer.Option(
+        "--keep",
+        metavar="SPAN",
+        help="Results of db+ and django-db+ expire this long after their end",
+    ),
+]
 GroupsOption = Annotated[
     bool, typer.Option("--groups/--no-groups", help="Whether saved groups are included", show_default=False)
 ]
@@ -62,25 +75,31 @@ class Opened:
 
 
 @contextmanager
-def opened_end(text: str, name: str) -> Iterator[Opened]:
+def opened_end(text: str, name: str, *, allow_pickle: bool = False, keep: str | None = None) -> Iterator[Opened]:
     """Open one end of a copy, and close it at the end of the ``with`` block.
 
     Args:
         text: what the command was given.
         name: the name of the argument, for messages.
+        allow_pickle: see :class:`~rootcellar.migration.endpoint.Spec`.
+        keep: how long after their end results are kept that have no expiry: ``12h``, ``30d``; ``None`` for ever.
 
     Raises:
         ConfigurationError: it cannot be used.
-        WrongUse: the variable is not set.
+        WrongUse: the variable is not set, or ``keep`` is no duration.
     """
-    found = _opened(text, name)
+    try:
+        span = None if keep is None else parse_span(keep)
+    except ValueError as exc:
+        raise WrongUse(f"--keep: {exc}") from exc
+    found = _opened(text, name, Spec("", allow_pickle=allow_pickle, keep=span))
     try:
         yield found
     finally:
         found.endpoint.close()
 
 
-def _opened(text: str, name: str) -> Opened:
+def _opened(text: str, name: str, how: Spec) -> Opened:
     if text.startswith(_APP):
         app = load_app(text.removeprefix(_APP))
         store = backend_of(app, name).store
@@ -91,8 +110,9 @@ def _opened(text: str, name: str) -> Opened:
         if not text:
             raise WrongUse(f"{name}: the variable {variable} is not set")
         name = variable
+    spec = replace(how, text=text)
     with named_by(name):
-        return Opened(open_endpoint(Spec(text)), _portable(Spec(text)))
+        return Opened(open_endpoint(spec), _portable(spec))
 
 
 def _portable(spec: Spec) -> Spec | None:

@@ -12,7 +12,9 @@ import typer
 
 from rootcellar.cli.endpoints import (
     GroupsOption,
+    KeepOption,
     Opened,
+    PickleOption,
     RateOption,
     SourceArgument,
     TargetArgument,
@@ -31,6 +33,7 @@ from rootcellar.history.filters import Clock
 from rootcellar.history.filters.pinned import pinned
 from rootcellar.migration.checksums import Difference
 from rootcellar.migration.collecting import collected_seldom
+from rootcellar.migration.foreign.layouts import comparable
 from rootcellar.migration.progress import Progress
 from rootcellar.migration.throttle import Throttle
 from rootcellar.migration.verifying import Found, Verified, Verifying
@@ -70,6 +73,8 @@ def verify(
     ] = False,
     rate: RateOption = None,
     groups: GroupsOption = True,
+    allow_pickle: PickleOption = False,
+    keep: KeepOption = None,
     ids: Annotated[
         Path | None, typer.Option("--ids", metavar="FILE", help="Write every difference there: class, tab, id")
     ] = None,
@@ -82,6 +87,8 @@ def verify(
     expired counts as none. It lists the ids by class; a result may be in several classes. "another call" means name,
     arguments, queue, worker, retries, children, stamps and relations.
 
+    Of another system, such as Celery's own backends, only what it keeps is compared.
+
     --repair stores SOURCE's result in TARGET. A newer result of TARGET stays, as for `rootcellar copy`, and what only
     TARGET has is never deleted.
 
@@ -89,7 +96,10 @@ def verify(
     """
     text = filter_text(words)
     throttle, query = Throttle(rate), parsed(text)
-    with opened_end(source, "SOURCE") as one, opened_end(target, "TARGET") as other:
+    with (
+        opened_end(source, "SOURCE", allow_pickle=allow_pickle, keep=keep) as one,
+        opened_end(target, "TARGET", allow_pickle=allow_pickle) as other,
+    ):
         check_pair(one.endpoint, other.endpoint)
         if other.endpoint.store is not None:
             must_exist(other.endpoint.store)
@@ -101,10 +111,10 @@ def verify(
         lines = Lines(progress, "results read on both sides")
         with _listed(ids) as note:
             verifying = Verifying(
-                one.endpoint,
-                other.endpoint,
+                *comparable(one.endpoint, other.endpoint, one.codec),
                 matches=which.matches,
-                beside=other.spec,
+                # a second process would compare also what one of them does not keep
+                beside=other.spec if one.endpoint.layout is other.endpoint.layout is None else None,
                 repair=repair,
                 with_groups=groups,
                 throttle=throttle,

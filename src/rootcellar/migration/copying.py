@@ -18,11 +18,12 @@ from threading import Event
 from rootcellar.errors import RecordRefused, RootcellarError
 from rootcellar.migration.beside import TasksBeside
 from rootcellar.migration.endpoint import Lookup, Source, Spec, Target
+from rootcellar.migration.foreign.values import reason
 from rootcellar.migration.progress import Progress
 from rootcellar.migration.resuming import CopyState, Counts, StateKeeper
 from rootcellar.migration.throttle import Throttle
 from rootcellar.migration.walking import Batch, persistent, read_ahead, walk_groups, walk_tasks
-from rootcellar.records import GroupRecord, TaskRecord
+from rootcellar.records import DAMAGED, FOREIGN, GroupRecord, TaskRecord
 from rootcellar.stores.fields import damaged_fields
 from rootcellar.stores.mirroring import CopyReport, may_be_copied
 
@@ -158,8 +159,14 @@ class Copier:
     def _copy_groups(self) -> None:
         for batch in walk_groups(self._source.stream_groups, self.state.cursor, throttle=self._throttle):
             now = self._now()
-            alive = [group for group in batch.rows if group.expires_at is None or group.expires_at > now]
             counts = Counts(groups=len(batch.rows))
+            unread = [group for group in batch.rows if group.result.content_type in (DAMAGED, FOREIGN)]
+            counts.groups_unreadable = len(unread)
+            alive = [
+                group
+                for group in batch.rows
+                if group not in unread and (group.expires_at is None or group.expires_at > now)
+            ]
             if alive:
                 copy = partial(self._target.copy_groups, alive, newer_wins=self._newer_wins)
                 counts.groups_written = persistent(copy)
@@ -193,7 +200,8 @@ class Copier:
                 counts.expired += 1
             elif names := damaged_fields(record):
                 counts.unreadable += 1
-                outcome.problem(record.task_id, f"its {', '.join(names)} cannot be read")
+                why = reason(record)
+                outcome.problem(record.task_id, f"its {', '.join(names)} cannot be read{why and ': '}{why}")
             else:
                 found.append(record)
         return found
@@ -214,8 +222,8 @@ class Copier:
         counts.kept += len(report.kept)
         counts.buried += len(report.buried)
         counts.refused += len(report.refused)
-        for task_id, reason in report.refused.items():
-            outcome.problem(task_id, reason)
+        for task_id, why in report.refused.items():
+            outcome.problem(task_id, why)
 
 
 @dataclass(slots=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
 from rootcellar.errors import AbilityMissing
+from rootcellar.payloads import Codec
 from rootcellar.records import GroupRecord, TaskRecord
 from rootcellar.stores import Store, StoreOptions
-from rootcellar.stores.mirroring import CopyReport, Mirrored
+from rootcellar.stores.mirroring import CopyReport, Held, Mirrored
 from rootcellar.stores.shared_values import SharesValues
 from rootcellar.stores.streaming import Streamed
 from rootcellar.urls import redact
@@ -52,6 +54,34 @@ class Lookup(Protocol):
         """Return a saved group, or ``None``."""
 
 
+class Settles(Protocol):
+    """What replaces a record by one of the same moment: see :class:`~rootcellar.stores.mirroring.Mirrored`."""
+
+    def mirror(self, record: TaskRecord) -> Held:
+        """Store a record that is no SUCCESS."""
+
+    def settle(self, record: TaskRecord) -> Held:
+        """Store a SUCCESS."""
+
+
+class Layout(Protocol):
+    """Says what is left of a record in a system that does not keep everything that rootcellar keeps."""
+
+    def kept(self, record: TaskRecord, codec: Codec) -> TaskRecord:
+        """Return the record as it is read after it was stored there. The same for what this method returned.
+
+        Args:
+            record: the record.
+            codec: decodes values that the system cannot keep as they are.
+
+        Raises:
+            RootcellarError: it cannot be stored there.
+        """
+
+    def kept_group(self, group: GroupRecord, codec: Codec) -> GroupRecord:
+        """Do the same for a saved group."""
+
+
 def _nothing() -> None:
     pass
 
@@ -68,6 +98,7 @@ class Endpoint:
         target: writes into it.
         lookup: finds records by their ids.
         mirrored: repairs single records.
+        layout: what the system keeps of a record; ``None`` if it keeps everything.
         values: keeps how far a copy is.
         store: the store, if it is one of rootcellar.
         at_once: how many batches a copy writes at the same time.
@@ -80,7 +111,8 @@ class Endpoint:
     source: Source | None = None
     target: Target | None = None
     lookup: Lookup | None = None
-    mirrored: Mirrored | None = None
+    mirrored: Settles | None = None
+    layout: Layout | None = None
     values: SharesValues | None = None
     store: Store | None = None
     at_once: int = 1
@@ -123,10 +155,14 @@ class Spec:
     Attributes:
         text: a URL, or the path of a folder or file of Parquet.
         options: the options of a store.
+        allow_pickle: whether pickles of another system are read as plain data.
+        keep: how long after their end results are kept that another system keeps without an expiry; ``None`` for ever.
     """
 
     text: str
     options: StoreOptions = field(default_factory=StoreOptions)
+    allow_pickle: bool = False
+    keep: timedelta | None = None
 
 
 def store_endpoint(store: Store) -> Endpoint:

@@ -10,7 +10,13 @@ from rootcellar.migration.endpoint import Endpoint, Spec, store_endpoint
 from rootcellar.stores import open_store
 
 #: the beginning of the URL of another system -> the function that opens it, as ``module:name``; the longest one counts
-FOREIGN: dict[str, str] = {}
+FOREIGN: dict[str, str] = {
+    "celery+redis": "rootcellar.migration.foreign.celery_redis:open_redis",
+    "celery+sentinel": "rootcellar.migration.foreign.celery_redis:open_redis",
+    "celery+mongodb": "rootcellar.migration.foreign.celery_mongodb:open_mongodb",
+    "db+": "rootcellar.migration.foreign.celery_tables:open_tables",
+    "django-db+": "rootcellar.migration.foreign.django_results:open_tables",
+}
 #: the beginning of a folder or file of Parquet whose name does not show what it is
 PARQUET = "parquet:"
 

@@ -35,7 +35,8 @@ class Counts:
         kept: those whose task has the same, a newer or another final record in the target.
         buried: those that were forgotten in the target.
         refused: those that the target cannot store, such as one that is too large.
-        groups, groups_written: the saved groups that were read, and those that were written.
+        groups, groups_written, groups_unreadable: the saved groups that were read, those that were written, and those
+            that cannot be read; the last ones are not copied.
     """
 
     read: int = 0
@@ -48,6 +49,7 @@ class Counts:
     refused: int = 0
     groups: int = 0
     groups_written: int = 0
+    groups_unreadable: int = 0
 
     def add(self, other: Counts) -> None:
         """Add what was done besides."""

@@ -11,7 +11,7 @@ from pymongo.errors import BulkWriteError
 
 from rootcellar.errors import PayloadUnreadable
 from rootcellar.records import FOREIGN, NO_DATE, GroupRecord, Payload, TaskRecord
-from rootcellar.stores.fields import text_id
+from rootcellar.stores.fields import FieldReader, text_id
 from rootcellar.stores.layouts import documents
 from rootcellar.stores.mongodb.collections import Collections
 from rootcellar.stores.mongodb.driver import Document
@@ -86,7 +86,8 @@ def _group(document: Document) -> GroupRecord:
     except PayloadUnreadable:
         stored = document.get("result")
         body = stored if isinstance(stored, bytes) else text_id(stored).encode("utf-8", "backslashreplace")
-        return GroupRecord(group_id=document["_id"], result=Payload(body, FOREIGN, "binary"), done_at=NO_DATE)
+        done = FieldReader().moment("done_at", document.get("date_done")) or NO_DATE
+        return GroupRecord(group_id=document["_id"], result=Payload(body, FOREIGN, "binary"), done_at=done)
 
 
 def _insert(collection: Collection[Document], groups: Sequence[GroupRecord]) -> int:

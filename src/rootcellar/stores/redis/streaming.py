@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
@@ -56,11 +56,7 @@ class RedisStream:
     def stream(self, cursor: str | None = None, limit: int = 1_000) -> tuple[Sequence[TaskRecord], str | None]:
         """See :class:`~rootcellar.stores.streaming.Streamed`. A page has about :data:`MAX_PAGE_BYTES` at most."""
         found, cursor = self._page(self._keys.all_tasks, self._keys.is_task, cursor, limit)
-        return [
-            json_blob.decode_task(self._keys.task_id(key), blob, expires_at=expires_at)
-            for key, blob, expires_at in found
-            if not json_blob.is_forgotten(blob)
-        ], cursor
+        return self._records(found), cursor
 
     def stream_groups(self, cursor: str | None = None, limit: int = 1_000) -> tuple[Sequence[GroupRecord], str | None]:
         """See :class:`~rootcellar.stores.streaming.Streamed`. A group that is not JSON is returned as it is stored."""
@@ -92,6 +88,16 @@ class RedisStream:
             (key,), json_blob.encode_group(group), ttl_milliseconds(group.expires_at), expected
         )
 
+    def get_many(self, task_ids: Iterable[str]) -> Mapping[str, TaskRecord]:
+        """Return the records of these tasks, as :meth:`stream` does: with their expiry, also if Celery wrote them."""
+        found = self._values([self._keys.task(task_id) for task_id in dict.fromkeys(task_ids)])
+        return {record.task_id: record for record in self._records(found)}
+
+    def get_group(self, group_id: str) -> GroupRecord | None:
+        """Return a saved group, as :meth:`stream_groups` does; ``None`` if there is none."""
+        found = self._values([self._keys.group(group_id)])
+        return _group(group_id, *found[0][1:]) if found else None
+
     def count_roughly(self) -> int:
         """See :class:`~rootcellar.stores.streaming.Streamed`."""
         use = memory_use(self._servers.servers(), self._keys.all_tasks, self._database, _COUNT_SECONDS)
@@ -108,6 +114,13 @@ class RedisStream:
         return len(found)
 
     # -- reading
+
+    def _records(self, found: Iterable[_Read]) -> list[TaskRecord]:
+        return [
+            json_blob.decode_task(self._keys.task_id(key), blob, expires_at=expires_at)
+            for key, blob, expires_at in found
+            if not json_blob.is_forgotten(blob)
+        ]
 
     def _page(
         self, pattern: bytes, is_wanted: Callable[[bytes], bool], cursor: str | None, limit: int

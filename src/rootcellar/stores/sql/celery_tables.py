@@ -51,7 +51,7 @@ def task_record(row: Mapping[str, Any], keep: timedelta | None) -> TaskRecord:
         worker=reader.text("worker", row.get("worker")),
         retries=reader.number("retries", row.get("retries")),
         children=payload_of(row.get("children")),
-        stamps=_stamps(payload_of(row.get("stamps"))),
+        stamps=payload_of_stamps(row.get("stamps")),
         done_at=done,
         expires_at=_expiry(done, keep),
         damage=tuple(reader.damage),
@@ -95,8 +95,9 @@ def _payload(blob: Any) -> Payload:
     return Payload(body)
 
 
-def _stamps(payload: Payload | None) -> Payload | None:
-    """Return the stamps without the list of their names, with which Celery stores them."""
+def payload_of_stamps(blob: Any) -> Payload | None:
+    """Return the stamps of a blob without the list of their names, with which Celery stores them."""
+    payload = payload_of(blob)
     if payload is None or payload.content_type != "application/json" or payload.compression:
         return None
     return FieldReader().payload(payload.body, lambda: _unwrapped(payload))
