@@ -114,7 +114,7 @@ def test_end_that_one_store_announces_too_early_is_waited_for(
 
     monkeypatch.setattr(DualStore, "get_many", read_twice)
     notified = Mailbox()
-    last = record(task_id=again.task_id)
+    last = record(task_id=again.task_id, state="FAILURE")
     source.put(last)
     Waiter(store).watcher().subscribe([again.task_id], notified.put)
     assert notified.take() == [last]
@@ -186,7 +186,7 @@ def test_waiter_gets_the_error_if_no_store_can_be_listened_to(open_dual: Open) -
 def test_waiter_waits_for_the_end_of_an_outage(open_dual: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_dual(Phase.SWITCHING)
     waiter = Waiter(store)
-    one = record()
+    one = record(state="FAILURE")
     notified = Mailbox()
     failed = threading.Event()
     read = DualStore.get_many

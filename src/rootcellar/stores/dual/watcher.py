@@ -1,10 +1,12 @@
 """Waiting for results while they are written to two stores: listen to each store that a writer may write first.
 
-What is delivered is what a read of the migrating store returns, never what one store has sent::
+What is delivered is what a read of the migrating store returns. A SUCCESS of the store that is read first is that::
 
-    a store notifies ──> read both stores by the rules of the phase ──> done: deliver
-                                    ^                                     |  not done
-                                    └──── listen again, after a pause <───┘
+    a store notifies ──> a SUCCESS of the store that is read first ────────────────────> deliver
+           |
+           └──> read both stores by the rules of the phase ──> done: deliver
+                               ^                                 |  not done
+                               └─────── after a pause <──────────┘
 
 While both stores are read, the target usually notifies a moment after the source, and then one read of the target is
 enough. So a notification of the source waits for that of the target, but not for long.
@@ -21,6 +23,7 @@ from rootcellar.errors import RootcellarError
 from rootcellar.records import TaskRecord
 from rootcellar.stores.base import Store, Watchable
 from rootcellar.stores.dual.phases import Known, Phase
+from rootcellar.stores.dual.verbs import is_success
 from rootcellar.stores.subscriptions import Notification, NotifyOn, Subscription
 from rootcellar.stores.watching import (
     FIRST_PAUSE,
@@ -78,6 +81,8 @@ class DualWatcher(Watcher):
         self._source, self._target = source, target
         #: what the two stores have sent: the store, the task, and whether the store says that it has ended
         self._notified: deque[tuple[Listened, str, bool]] = deque()
+        #: the store whose SUCCESS is the answer of a read, whatever the other one has; ``None`` before it is known
+        self._answering: Listened | None = None
         #: the stores to which it listens
         self._listening: Sequence[Listened] = ()
         #: stores whose watchers have ended with an error
@@ -114,9 +119,11 @@ class DualWatcher(Watcher):
         try:
             phase = self._now().phase
         except RootcellarError as exc:
+            self._answering = None
             # whatever is written now, the source gets it at once or soon
             self._record_outage(exc, "Could not read the phase of the migration")
             return [self._source]
+        self._answering = self._source if phase <= Phase.DUAL else self._target
         if phase <= Phase.DUAL:
             return [self._source]
         return [self._target] if phase >= Phase.TARGET_ONLY else [self._source, self._target]
@@ -130,7 +137,7 @@ class DualWatcher(Watcher):
             if self._wanted.get(task_id) is not NotifyOn.CHANGES:
                 # a subscription to the end of a task does not announce its changes
                 self._stop_listening(task_id)
-                self._wanted[task_id] = NotifyOn.CHANGES if notify_on is NotifyOn.CHANGES else NotifyOn.ID
+                self._wanted[task_id] = NotifyOn.CHANGES if notify_on is NotifyOn.CHANGES else NotifyOn.RECORD
         listened = [each for each in self._listened() if each not in self._lost]
         if not listened and self._lost:
             raise next(iter(self._lost.values()))
@@ -165,9 +172,15 @@ class DualWatcher(Watcher):
         """Note what a store has sent. Called in the thread of its watcher."""
         if isinstance(notification, RootcellarError):
             self._lost[by] = notification
+        elif (answer := self._answer_in(notification)) is not None and by is self._answering:
+            self._deliver([answer])
         else:
             self._notified.append((by, task_id, any(map(_is_end, notification))))
         self._wake()
+
+    def _answer_in(self, notification: Sequence[TaskRecord] | Sequence[str]) -> TaskRecord | None:
+        """Return the SUCCESS that a store has sent, or ``None``."""
+        return next((sent for sent in notification if isinstance(sent, TaskRecord) and is_success(sent)), None)
 
     # -- reading
 
@@ -229,5 +242,5 @@ def _cancel(subscribed: dict[str, Subscription], task_ids: Iterable[str]) -> Non
 
 
 def _is_end(sent: TaskRecord | str) -> bool:
-    """Return whether what a store has sent says that a task has ended: an id does so."""
+    """Return whether what a store has sent says that a task has ended."""
     return isinstance(sent, str) or sent.done_at is not None
