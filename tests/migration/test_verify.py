@@ -315,6 +315,22 @@ def test_record_that_changes_after_it_was_read_is_no_difference(target: MemorySt
     assert Verifying(store_endpoint(source), store_endpoint(target)).run().counts == {}
 
 
+class _Deletes(MemoryStore):
+    """A store in which a record is deleted just after it was read."""
+
+    def stream(self, cursor: str | None = None, limit: int = 1_000) -> tuple[Sequence[TaskRecord], str | None]:
+        found, cursor = super().stream(cursor, limit)
+        return [*found, whole("deleted")], cursor
+
+
+def test_record_that_is_deleted_after_it_was_read_is_no_difference(source: MemoryStore) -> None:
+    target = _Deletes(f"memory://{uuid.uuid4().hex}")
+    verified = Verifying(store_endpoint(source), store_endpoint(target)).run()
+    assert (verified.target_total, verified.counts) == (1, {})
+    other = Verifying(store_endpoint(target), store_endpoint(source)).run()
+    assert (other.source_total, other.counts) == (1, {})
+
+
 def test_counts_of_repaired_differences_are_not_left() -> None:
     found = Verified()
     found.counts[Difference.MISSING], found.repaired[Difference.MISSING] = 5, 3

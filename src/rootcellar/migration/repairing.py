@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from rootcellar.migration.checksums import differences, same_group
 from rootcellar.migration.endpoint import Endpoint
 from rootcellar.migration.walking import persistent
@@ -10,7 +12,7 @@ from rootcellar.stores.mirroring import moment
 
 
 class Repairer:
-    """Repairs one system by another one, record by record.
+    """Repairs one system by another one.
 
     A record of the target that is newer stays. What was forgotten in the target stays forgotten.
 
@@ -27,27 +29,38 @@ class Repairer:
         self._lookup = target.lookup
         self._store = target.store
 
-    def repair(self, record: TaskRecord, stored: TaskRecord | None) -> bool:
-        """Store the source's record; return whether the target has the same one now.
+    def repair(self, pairs: Sequence[tuple[TaskRecord, TaskRecord | None]]) -> set[str]:
+        """Store records of the source; return the ids of those that the target has as they are now.
 
         Args:
-            record: the source's.
-            stored: the target's, which is not the same; ``None`` if it has none.
+            pairs: the records of the source, each with that of the target, which is not the same; ``None`` if it has
+                none.
         """
-        if stored is not None and moment(stored) > moment(record):
-            return False
-        if stored is None or self._mirrored is None or moment(stored) < moment(record):
-            persistent(lambda: self._target.copy([record], newer_wins=True))
-        else:
-            # they are of the same moment
-            store = self._mirrored.settle if record.state == "SUCCESS" else self._mirrored.mirror
-            persistent(lambda: store(record))
-        now = self._stored(record.task_id)
-        return now is not None and not differences(record, now)
+        to_copy: list[TaskRecord] = []
+        for record, stored in pairs:
+            if stored is None or moment(stored) < moment(record):
+                to_copy.append(record)
+            elif moment(stored) == moment(record):
+                self._replace(record)
+        if to_copy:
+            persistent(lambda: self._target.copy(to_copy, newer_wins=True))
+        now = self._stored([record.task_id for record, _ in pairs])
+        return {
+            record.task_id
+            for record, _ in pairs
+            if (found := now.get(record.task_id)) is not None and not differences(record, found)
+        }
 
-    def _stored(self, task_id: str) -> TaskRecord | None:
+    def _replace(self, record: TaskRecord) -> None:
+        """Store a record in place of another one of the same moment."""
+        if self._mirrored is None:
+            return
+        store = self._mirrored.settle if record.state == "SUCCESS" else self._mirrored.mirror
+        persistent(lambda: store(record))
+
+    def _stored(self, task_ids: Sequence[str]) -> Mapping[str, TaskRecord]:
         lookup = self._lookup
-        return None if lookup is None else persistent(lambda: lookup.get_many([task_id])).get(task_id)
+        return {} if lookup is None else persistent(lambda: lookup.get_many(task_ids))
 
     def repair_group(self, group: GroupRecord, stored: GroupRecord | None) -> bool:
         """Store the source's group; return whether the target has the same one now. A newer one of the target stays."""

@@ -182,55 +182,53 @@ class Verifying:
     def _compare(self, buckets: frozenset[int]) -> None:
         """Compare the records of some buckets with those of the other side, from both sides."""
         self._progress.total = None
-        for record, other in self._pairs(self._source, self._of_target, buckets):
-            self._compare_one(record, other)
-        for record, other in self._pairs(self._target, self._of_source, buckets):
-            if other is None or _has_expired(other, self._now() - _SECOND):
-                self._only_in_target(record)
+        for records in self._of_buckets(self._source, buckets):
+            self._compare_records(records)
+        for records in self._of_buckets(self._target, buckets):
+            self._look_for_more(records)
 
-    def _pairs(
-        self, source: Source, other: Lookup, buckets: frozenset[int]
-    ) -> Iterator[tuple[TaskRecord, TaskRecord | None]]:
-        """Yield the records of some buckets, each with that of the other side."""
+    def _of_buckets(self, source: Source, buckets: frozenset[int]) -> Iterator[Sequence[TaskRecord]]:
+        """Yield the records of some buckets in batches."""
         for batch in walk_tasks(source.stream, throttle=self._throttle):
-            wanted = [record for record in self._wanted(batch.rows) if bucket_of(record.task_id) in buckets]
-            found = _many(other, wanted)
-            for record in wanted:
-                yield record, found.get(record.task_id)
+            yield [record for record in self._wanted(batch.rows) if bucket_of(record.task_id) in buckets]
             self._note(len(batch.rows))
 
-    def _compare_one(self, record: TaskRecord, other: TaskRecord | None) -> None:
-        if not self._differs(record, other):
+    def _compare_records(self, records: Sequence[TaskRecord]) -> None:
+        """Compare records of the source with those of the target."""
+        suspects = self._different(records)
+        if not suspects:
             return
-        # it may have changed since it was read, by a worker or by its expiry
-        again = _many(self._of_source, [record]).get(record.task_id)
-        if again is None:
-            return
-        other = _many(self._of_target, [record]).get(record.task_id)
-        if not self._differs(again, other):
-            return
-        is_newer = other is not None and moment(other) > moment(again)
-        is_repaired = self._repairer is not None and self._repairer.repair(again, other)
-        kinds = [Difference.MISSING] if other is None else differences(again, other)
-        for kind in kinds:
-            self._add(Found(record.task_id, kind, is_newer, is_repaired))
+        # they may have changed since they were read, by a worker or by their expiry
+        again = _many(self._of_source, [record for record, _ in suspects])
+        different = self._different(list(again.values()))
+        repaired = set() if self._repairer is None else self._repairer.repair(different)
+        for record, other in different:
+            is_newer = other is not None and moment(other) > moment(record)
+            for kind in [Difference.MISSING] if other is None else differences(record, other):
+                self._add(Found(record.task_id, kind, is_newer, record.task_id in repaired))
 
-    def _differs(self, record: TaskRecord, other: TaskRecord | None) -> bool:
+    def _different(self, records: Sequence[TaskRecord]) -> list[tuple[TaskRecord, TaskRecord | None]]:
+        """Return the records that are not the same in the target, each with that of the target."""
         # the clocks of two servers differ a little: what expires within a second may be deleted in one of them
-        if _has_expired(record, self._now() + _SECOND):
-            return False
-        return other is None or bool(differences(record, other))
+        soon = self._now() + _SECOND
+        found = _many(self._of_target, records)
+        pairs = [(record, found.get(record.task_id)) for record in records if not _has_expired(record, soon)]
+        return [(record, other) for record, other in pairs if other is None or differences(record, other)]
 
-    def _only_in_target(self, record: TaskRecord) -> None:
-        if self._is_only_in_target(record) and _many(self._of_target, [record]):
+    def _look_for_more(self, records: Sequence[TaskRecord]) -> None:
+        """Look for records of the target that the source does not have."""
+        suspects = self._more(records)
+        # they may have been deleted in both, since they were read
+        for record in self._more(list(_many(self._of_target, suspects).values())):
             self._add(Found(record.task_id, Difference.ONLY_IN_TARGET))
 
-    def _is_only_in_target(self, record: TaskRecord) -> bool:
+    def _more(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
+        """Return the records of the target that the source does not have, or has with an expiry that is over."""
         now = self._now()
-        if _has_expired(record, now + _SECOND):
-            return False
-        other = _many(self._of_source, [record]).get(record.task_id)
-        return other is None or _has_expired(other, now - _SECOND)
+        alive = [record for record in records if not _has_expired(record, now + _SECOND)]
+        found = _many(self._of_source, alive)
+        pairs = [(record, found.get(record.task_id)) for record in alive]
+        return [record for record, other in pairs if other is None or _has_expired(other, now - _SECOND)]
 
     def _add(self, found: Found) -> None:
         ids = self.found.ids.setdefault(found.kind, [])
