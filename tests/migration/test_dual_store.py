@@ -262,6 +262,28 @@ def test_retired_migration_forgets_in_the_target_alone(
     assert target.burials_of([one.task_id]) == {}
 
 
+def test_many_results_are_forgotten_in_verbs_that_do_not_take_long(
+    open_dual: Open, source: MemoryStore, target: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each batch takes six seconds here."""
+    ids = [new_id() for _ in range(2_500)]
+    for task_id in ids:
+        source.put(record(task_id=task_id))
+    now, bury = time.monotonic(), MemoryStore.bury
+    passed = 0.0
+
+    def slow(self: MemoryStore, *args: Any) -> Any:
+        nonlocal passed
+        passed += 3.0
+        return bury(self, *args)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now + passed)
+    monkeypatch.setattr(MemoryStore, "bury", slow)
+    assert open_dual(Phase.DUAL).delete(ids) == len(ids)
+    assert passed > 10
+    assert source.get_many(ids) == target.get_many(ids) == {}
+
+
 # -- chords
 
 

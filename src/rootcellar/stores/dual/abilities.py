@@ -152,11 +152,11 @@ class DualHolding:
             holding = _first_if_any(verb, Holding)
             if holding is None:
                 return Removed(self._store.forgetting.delete(verb, ids))
+            if verb.is_retired:
+                return holding.delete_spared(ids, spared)
             known = joined({}, verb.target.get_many(ids), verb.source.get_many(ids))
             removed = holding.delete_spared(ids, spared)
             gone = [task_id for task_id in ids if task_id not in removed.kept]
-            if verb.is_retired:
-                return removed
             if gone:
                 self._store.forgetting.bury(verb, gone, {task_id: known.get(task_id, ()) for task_id in gone})
             return removed
@@ -177,8 +177,9 @@ class DualExpiring:
     def delete_expired_tasks(self, due: Due) -> Deleted:
         """See :class:`~rootcellar.stores.expiring.Expiring`. The other store goes as far as the deciding one."""
         with self._store.verb() as verb:
-            deleted = _first(verb, Expiring).delete_expired_tasks(due)
+            # before the deletion, which may take longer than a verb: what has expired may be deleted late
             other = _second(verb, Expiring)
+            deleted = _first(verb, Expiring).delete_expired_tasks(due)
             if other is None:
                 return deleted
             until = deleted.last if deleted.last is not None else due.until
@@ -232,8 +233,9 @@ class DualExpiring:
 
     def _on_both(self, delete: Callable[[Expiring], int]) -> int:
         with self._store.verb() as verb:
+            other = _second(verb, Expiring)
             count = delete(_first(verb, Expiring))
-            if (other := _second(verb, Expiring)) is not None:
+            if other is not None:
                 _if_reachable(verb, lambda: delete(other))
             return count
 

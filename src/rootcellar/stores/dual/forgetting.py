@@ -7,14 +7,9 @@ be one phase behind, and a mirror or a copy may be on its way. A burial names wh
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import islice
 
 from rootcellar.records import TaskRecord
-from rootcellar.stores.dual.phases import Phase
 from rootcellar.stores.dual.verbs import Verb
-
-#: tasks that are forgotten by one call to each store
-BATCH = 1_000
 
 
 class Forgetting:
@@ -26,13 +21,9 @@ class Forgetting:
         Raises:
             StoreUnavailable: also if only one of the stores cannot be reached. Repeat the call.
         """
-        if verb.phase is Phase.RETIRED:
+        if verb.is_retired:
             return verb.target.store.delete(task_ids)
-        count = 0
-        remaining = iter(dict.fromkeys(task_ids))
-        while batch := list(islice(remaining, BATCH)):
-            count += len(self.bury(verb, batch))
-        return count
+        return len(self.bury(verb, list(dict.fromkeys(task_ids))))
 
     def bury(
         self, verb: Verb, task_ids: Sequence[str], known: Mapping[str, Sequence[TaskRecord]] | None = None

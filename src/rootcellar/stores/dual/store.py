@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any, TypeVar, cast
 
 from rootcellar.errors import RootcellarError
@@ -70,6 +71,8 @@ _ALWAYS = (Watchable, Pooled)
 _ASKED_EARLY = (RecordsSent, Holding, Counted, Older, KeepsRules, Manifest)
 #: abilities that work on both stores, and of which one store is enough
 _OF_EITHER = (Holding, Expiring)
+#: tasks that are forgotten in one verb
+DELETED_AT_ONCE = 1_000
 #: how many batches of expired records one call deletes at most in the store that does not decide
 MAX_ROUNDS = 10
 #: the shared value that is written to find out whether a store can be written
@@ -159,8 +162,13 @@ class DualStore(Store):
         Raises:
             StoreUnavailable: also if only one of the stores cannot be reached. Repeat the call.
         """
-        with self.verb() as verb:
-            return self.forgetting.delete(verb, task_ids)
+        count = 0
+        remaining = iter(dict.fromkeys(task_ids))
+        while batch := list(islice(remaining, DELETED_AT_ONCE)):
+            # a verb for each batch: it must not take long
+            with self.verb() as verb:
+                count += self.forgetting.delete(verb, batch)
+        return count
 
     def scan(self, after: str | None = None, limit: int = 1_000) -> Sequence[TaskRecord]:
         with self.verb() as verb:
@@ -275,14 +283,16 @@ class DualStore(Store):
     def delete_expired(self, now: datetime, limit: int = DELETE_BATCH) -> int:
         """Delete in both stores; return how many were in the one that decides."""
         with self.verb() as verb:
+            # before the deletion, which may take longer than a verb: what has expired may be deleted late
+            other = verb.other.store if verb.is_double else None
             deleted = verb.decider.store.delete_expired(now, limit)
-            # a cleanup that knows the holds has the ability Expiring
-            if verb.is_double and not _has_holds(verb.other.store):
-                # when nothing is left in the deciding store, the caller does not call again
-                rounds = 1 if deleted else MAX_ROUNDS
-                while rounds and verb.other.store.delete_expired(now, limit):
-                    rounds -= 1
-            return deleted
+        # a cleanup that knows the holds has the ability Expiring
+        if other is not None and not _has_holds(other):
+            # when nothing is left in the deciding store, the caller does not call again
+            rounds = 1 if deleted else MAX_ROUNDS
+            while rounds and other.delete_expired(now, limit):
+                rounds -= 1
+        return deleted
 
     def check(self) -> None:
         """Check both stores. If the one that does not decide cannot be used, this is only logged.
