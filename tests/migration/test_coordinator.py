@@ -25,6 +25,7 @@ from rootcellar.migration.coordinator import Coordinator, Watching, postpone, se
 from rootcellar.migration.operator import OperatorLock
 from rootcellar.migration.pair import Pair, pair_of
 from rootcellar.migration.passes import Pass, begin
+from rootcellar.migration.plan import Level, plan
 from rootcellar.migration.state import (
     PROCESSES,
     STATE,
@@ -242,6 +243,42 @@ def test_migration_in_the_other_direction_begins_after_retire() -> None:
         back = pair_of(pair.target.store, pair.source.store)
         to_phase(back, Phase.TARGET_ONLY)
         assert pair.source.store.get("one") == record("one")
+
+
+def test_stores_in_the_wrong_order_are_refused() -> None:
+    with memory_pair() as pair:
+        to_phase(pair, Phase.TARGET_FIRST)
+        wrong = pair_of(pair.target.store, pair.source.store)
+        for again in (coordinator(wrong).advance, coordinator(wrong).rollback, lambda: read_status(wrong)):
+            with pytest.raises(MigrationRefused, match="in the other order"):
+                again()
+        assert phase_of(pair) is Phase.TARGET_FIRST
+
+
+def test_store_may_be_named_in_another_way(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    with sqlite_pair(tmp_path) as pair:
+        pair.source.mirrored.copy(records(3))
+        to_phase(pair, Phase.DUAL)
+        other = [f"sqlite:///{tmp_path}/sub/../{name}.sqlite3" for name in ("source", "target")]
+        stores = [open_store(url) for url in other]
+        assert [each.level for each in plan(*stores) if each.level is Level.REFUSED] == []
+        assert coordinator(pair_of(*stores)).advance().phase is Phase.SWITCHING
+        for store in stores:
+            store.close()
+
+
+def test_pass_before_retire_does_not_bring_an_old_state_back() -> None:
+    with memory_pair() as pair:
+        pair.source.store.put(record("again", "FAILURE"))
+        to_phase(pair, Phase.TARGET_ONLY)
+        again = record("again", "STARTED", None, done_at=None, started_at=NOW)
+        pair.target.store.put(again)
+        pair.source.store.put(record("left-by-a-frozen-process"))
+        coordinator(pair).retire()
+        found = in_store(pair.target.store)
+        assert found["again"].state == "STARTED"
+        assert set(found) == {"again", "left-by-a-frozen-process"}
 
 
 def test_migration_is_refused_while_a_process_follows_the_one_before() -> None:

@@ -132,9 +132,19 @@ class Pass:
 
     def _copy_results(self) -> None:
         for rows in self._walk(self._from):
-            self._copy(rows)
+            wanted = self._without_old_states(rows) if self._phase >= Phase.TARGET_ONLY else rows
+            if wanted:
+                self._copy(wanted)
             if self.work.kind is PassKind.BACK:
                 self._settle(rows)
+
+    def _without_old_states(self, rows: Sequence[TaskRecord]) -> Sequence[TaskRecord]:
+        """Return the records that may be newer than those of the target, which alone was written since a while.
+
+        These are each SUCCESS, and what the target does not have.
+        """
+        stored = persistent(partial(self._to.store.get_many, [row.task_id for row in rows if row.state != "SUCCESS"]))
+        return [row for row in rows if row.state == "SUCCESS" or row.task_id not in stored]
 
     def _settle(self, rows: Sequence[TaskRecord]) -> None:
         """Store each SUCCESS of the target in the source, also where that has another one."""

@@ -11,7 +11,7 @@ from rootcellar.errors import RootcellarError, SchemaMissing
 from rootcellar.migration.beside_results import active_holds, holds_refused, number_archived
 from rootcellar.migration.confirmations import Process, processes_of
 from rootcellar.migration.pair import Pair, Side, pair_of, refusal
-from rootcellar.migration.state import NAMES, find_state, is_over
+from rootcellar.migration.state import NAMES, StateBook, find_state, is_of, is_over
 from rootcellar.migration.walking import walk_tasks
 from rootcellar.stores.base import HasSchema, Store
 from rootcellar.stores.counting import Counted
@@ -147,7 +147,8 @@ def _of_state(pair: Pair, sides: list[Side]) -> Iterator[Finding]:
         state = find_state(side)
         if state is None or is_over(state):
             continue
-        if (state.source, state.target) == (pair.source.url, pair.target.url):
+        if is_of(state, pair):
+            StateBook(pair).find()
             yield Finding(
                 Level.NOTE,
                 "migration",

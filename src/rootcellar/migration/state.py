@@ -31,6 +31,8 @@ from rootcellar.stores.shared_values import SharedValue, SharesValues
 STATE, PROCESSES, UNMIRRORED = STATE_KEY, PROCESS_PREFIX, UNMIRRORED_PREFIX
 OPERATOR = f"{MIGRATION_KEYS}operator"
 
+#: which store has the copy of the state
+_COPY = "source"
 #: how many events the state keeps
 EVENTS_KEPT = 20
 #: how often a change is repeated because somebody else has changed the state meanwhile
@@ -260,7 +262,7 @@ class StateBook:
             MigrationRefused: one of the stores takes part in another migration.
         """
         for side in (self.pair.target, self.pair.source):
-            if (other := find_state(side)) is not None and not self._may_replace(other):
+            if (other := find_state(side)) is not None and not is_of(other, self.pair):
                 raise MigrationRefused(
                     f"the {side.name} takes part in another migration, from {other.source} to {other.target}",
                     where=side.where,
@@ -287,10 +289,6 @@ class StateBook:
             return self.read()
         self._copy_to_source(state)
         return state
-
-    def _may_replace(self, other: State) -> bool:
-        is_this_one = (other.source, other.target) == (self.pair.source.url, self.pair.target.url)
-        return is_this_one or is_over(other)
 
     def change(self, change: Callable[[State], State]) -> State:
         """Replace the state by a function of the newest one, and copy it to the source.
@@ -324,7 +322,10 @@ class StateBook:
         return self.change(lambda state: state.noted(now, text, self.by))
 
     def _stored(self) -> SharedValue | None:
-        return self.pair.target.values.shared(STATE).get(STATE)
+        found = self.pair.target.values.shared(STATE).get(STATE)
+        if found is not None:
+            check_roles(found, self.pair)
+        return found
 
     def _copy_to_source(self, state: State) -> None:
         """Store the state in the source, too, unless the source has one of a later phase."""
@@ -333,12 +334,38 @@ class StateBook:
             found = values.shared(STATE).get(STATE)
             if found is not None and state_of(found.value).is_after(state):
                 return
-            if values.share(STATE, text_of(state), if_version=0 if found is None else found.version) is not None:
+            text = text_of(state, _COPY)
+            if values.share(STATE, text, if_version=0 if found is None else found.version) is not None:
                 return
         raise MigrationBusy(
             "other processes change the state of the migration all the time",
             where=self.pair.source.where,
             remedy="run the command again",
+        )
+
+
+def is_of(state: State, pair: Pair) -> bool:
+    """Return whether a state that was found in one of two stores is that of their migration, or of one that is over.
+
+    A store may be named in several ways, so the ids count if both stores have a state.
+    """
+    if is_over(state) or (state.source, state.target) == (pair.source.url, pair.target.url):
+        return True
+    both = [find_state(side) for side in (pair.source, pair.target)]
+    return all(each is not None and each.id == state.id for each in both)
+
+
+def check_roles(found: SharedValue, pair: Pair) -> None:
+    """Check that what was found in the target of a pair is not the copy that a source has.
+
+    Raises:
+        MigrationRefused: it is, so the two stores are named in the wrong order.
+    """
+    if json.loads(found.value).get("store") == _COPY and not is_over(state_of(found.value)):
+        raise MigrationRefused(
+            "this store is the source of the migration, and not its target",
+            where=pair.target.where,
+            remedy="name the two stores in the other order: first the source, then the target",
         )
 
 
@@ -361,9 +388,14 @@ def state_in(values: SharesValues) -> State | None:
 # -- as JSON
 
 
-def text_of(state: State) -> str:
-    """Return a state as JSON."""
-    return json.dumps(as_object(state), separators=(",", ":"))
+def text_of(state: State, store: str = "target") -> str:
+    """Return a state as JSON.
+
+    Args:
+        state: the state.
+        store: which of the two stores gets it: ``source`` or ``target``.
+    """
+    return json.dumps({**as_object(state), "store": store}, separators=(",", ":"))
 
 
 def as_object(state: State) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from rootcellar.errors import RootcellarError
+from rootcellar.errors import MigrationRefused, RootcellarError
 from rootcellar.migration.confirmations import Process, left_out, processes_in, summed, unconfirmed
 from rootcellar.migration.operator import Owner, owner_of
 from rootcellar.migration.pair import Pair, pair_of
-from rootcellar.migration.state import NAMES, UNMIRRORED, State, as_object, state_in
+from rootcellar.migration.state import NAMES, UNMIRRORED, State, StateBook, as_object, state_in
 from rootcellar.stores.base import Store
 from rootcellar.stores.dual import DualStore
 from rootcellar.stores.shared_values import SharesValues
@@ -55,10 +55,14 @@ def read_status(pair: Pair) -> Status:
     """Return the status of a migration. If the target cannot be asked, it is what the source knows.
 
     Raises:
+        MigrationRefused: the two stores are named in the wrong order.
         RootcellarError: none of the stores can be asked.
     """
     try:
+        StateBook(pair).find()
         return _status([pair.target.values, pair.source.values])
+    except MigrationRefused:
+        raise
     except RootcellarError as exc:
         return replace(_status([pair.source.values]), problem=str(exc))
 
