@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +30,8 @@ from rootcellar.stores.dual import DualStore, Phase, following
 from rootcellar.stores.dual.phases import PROCESS_PREFIX, STATE_KEY, UNMIRRORED_PREFIX
 from rootcellar.stores.dual.sampling import Samples, difference
 from rootcellar.stores.dual.sides import Side
-from rootcellar.testing.helpers import NOW, PATIENCE, new_id, record, wait_until
+from rootcellar.stores.shared_values import SharesValues
+from rootcellar.testing.helpers import NOW, PATIENCE, able, new_id, record, wait_until
 from rootcellar.testing.memory import MemoryStore, forget_place
 
 
@@ -277,6 +281,32 @@ def test_value_of_a_process_is_removed_at_its_end(open_dual: Callable[[], DualSt
     assert processes(target) == []
     dual.get(new_id())
     assert len(processes(target)) == 1, "it can be used again"
+
+
+def test_value_of_a_process_is_removed_when_it_ends_without_closing_its_store(tmp_path: Path) -> None:
+    source, target = (f"sqlite:///{tmp_path}/{name}.sqlite3" for name in ("source", "target"))
+    program = f"""
+from rootcellar.stores import StoreOptions, open_store
+store = open_store({source!r}, StoreOptions(transport_options={{"migrate_to": {target!r}}}))
+store.get("x")
+print(len(store.target.shared("migration/process/")))
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("1\n", "")
+    store = open_store(target)
+    assert able(store, SharesValues).shared(PROCESS_PREFIX) == {}
+    store.close()
+
+
+def test_value_is_not_stored_again_after_its_removal(
+    open_dual: Callable[[], DualStore], target: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dual = open_dual()
+    dual.get(new_id())
+    follower = dual.phases._followers.get()  # type: ignore[attr-defined]
+    dual.close()
+    follower._store(None)
+    assert processes(target) == []
 
 
 def test_values_of_dead_processes_of_this_host_are_removed(

@@ -12,6 +12,7 @@ the source. It also stores what this process has confirmed, which the coordinato
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import threading
@@ -52,6 +53,8 @@ HEARTBEAT_SECONDS = 3.0
 ANSWER_SECONDS = 1.0
 #: the pauses before the target is asked again
 _PAUSES = Backoff(1_000.0, 4_000.0)
+#: all that exist in this process; what is not closed when it ends is closed then
+_alive: weakref.WeakSet[Following] = weakref.WeakSet()
 
 
 class Following:
@@ -65,6 +68,7 @@ class Following:
 
     def __init__(self, source: Side, target: Side, unmirrored: Unmirrored, samples: Samples) -> None:
         self._followers = PerProcess(lambda: Follower(source, target, unmirrored, samples))
+        _alive.add(self)
 
     def now(self) -> Known:
         """See :class:`~rootcellar.stores.dual.phases.Phases`."""
@@ -108,6 +112,8 @@ class Follower:
         self._reading = threading.Lock()
         self._known: Known | None = None
         self._running: weakref.WeakSet[Running] = weakref.WeakSet()
+        #: held while the value of this process is stored or removed
+        self._storing = threading.Lock()
         self._stop = threading.Event()
         self._has_thread = False
         self._rounds = 0
@@ -279,6 +285,14 @@ class Follower:
     def _store(self, confirmed: Known | None) -> None:
         """Store the value of this process in the target or, if that cannot be reached, in the source."""
         text = self._value(confirmed)
+        with self._storing:
+            if self._stop.is_set():
+                # the value has been removed
+                return
+            self._store_text(text)
+            self._stored, self._stored_at = confirmed, time.monotonic()
+
+    def _store_text(self, text: str) -> None:
         try:
             self._is_in[self._target] = True
             self._in_time(lambda: self._target.shared.share(self._me.key, text))
@@ -290,7 +304,6 @@ class Follower:
             if self._is_in[self._source]:
                 self._source.shared.unshare([self._me.key])
                 self._is_in[self._source] = False
-        self._stored, self._stored_at = confirmed, time.monotonic()
 
     def _value(self, confirmed: Known | None) -> str:
         compared, differing = self._samples.counts
@@ -334,15 +347,18 @@ class Follower:
         """End the thread, note what is not mirrored, and remove the value of this process."""
         self._stop.set()
         self._guarded(self._note_unmirrored)
-        for side, is_there in self._is_in.items():
-            if is_there:
-                self._guarded(partial(self._remove, side))
+        # not while the thread stores the value: it would be there again
+        with self._storing:
+            for side, is_there in self._is_in.items():
+                if is_there:
+                    self._guarded(partial(self._remove, side))
 
     def _remove(self, side: Side) -> None:
         try:
             self._executor.call(partial(side.shared.unshare, [self._me.key]), ANSWER_SECONDS)
-        except NotInTime:
-            logger.debug("The value of this process stays in %s.", side.where)
+        except (NotInTime, RuntimeError) as exc:
+            # at the end of the interpreter no thread can be started
+            logger.debug("The value of this process stays in %s: %s", side.where, exc)
 
 
 def _epoch(known: Known | None) -> int:
@@ -353,3 +369,12 @@ def _epoch(known: Known | None) -> int:
 def _state_in(side: Side) -> str | None:
     found = side.shared.shared(STATE_KEY).get(STATE_KEY)
     return None if found is None else found.value
+
+
+def _close_all() -> None:
+    """Remove the value of this process, so that nobody waits for it."""
+    for each in list(_alive):
+        each.close()
+
+
+atexit.register(_close_all)
