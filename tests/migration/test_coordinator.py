@@ -272,12 +272,12 @@ def test_pass_before_retire_does_not_bring_an_old_state_back() -> None:
     with memory_pair() as pair:
         pair.source.store.put(record("again", "FAILURE"))
         to_phase(pair, Phase.TARGET_ONLY)
-        again = record("again", "STARTED", None, done_at=None, started_at=NOW)
+        again = record("again", "RETRY", None, done_at=None, retries=1)
         pair.target.store.put(again)
         pair.source.store.put(record("left-by-a-frozen-process"))
         coordinator(pair).retire()
         found = in_store(pair.target.store)
-        assert found["again"].state == "STARTED"
+        assert found["again"].state == "RETRY"
         assert set(found) == {"again", "left-by-a-frozen-process"}
 
 
