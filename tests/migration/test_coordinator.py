@@ -390,6 +390,14 @@ def test_process_that_confirms_in_the_source_only_counts() -> None:
         assert read_status(pair).silent == []
 
 
+def test_process_that_has_gone_back_to_the_source_has_not_confirmed() -> None:
+    with memory_pair() as pair:
+        state = coordinator(pair).start()
+        pair.target.values.share(f"{PROCESSES}web1/9-9", json.dumps({"phase": int(state.phase), "epoch": state.epoch}))
+        pair.source.values.share(f"{PROCESSES}web1/9-9", json.dumps({"phase": 0, "epoch": state.epoch - 1}))
+        assert [each.name for each in read_status(pair).silent] == ["web1/9"]
+
+
 def test_confirmation_of_an_earlier_visit_of_the_same_phase_does_not_count() -> None:
     with memory_pair() as pair:
         to_phase(pair, Phase.SWITCHING)

@@ -58,21 +58,19 @@ class Process:
 def processes_of(pair: Pair) -> list[Process]:
     """Return the processes that follow the migration, by their names.
 
-    A process that cannot reach the target stores its value in the source. Of two values, the one of the later phase
-    counts.
+    A process that cannot reach the target stores its value in the source, and deletes it there when it reaches the
+    target again. So of two values, that of the source counts.
     """
     return processes_in([pair.target.values, pair.source.values])
 
 
 def processes_in(stores: Iterable[SharesValues]) -> list[Process]:
-    """Return the processes that follow a migration, as the shared values of some stores say."""
+    """Return the processes that follow a migration, as the shared values of some stores say; the last one counts."""
     found: dict[str, Process] = {}
     for values in stores:
         for value in values.shared(PROCESSES).values():
             process = _process(value)
-            known = found.get(process.key)
-            if known is None or (process.epoch or 0) > (known.epoch or 0):
-                found[process.key] = process
+            found[process.key] = process
     return sorted(found.values(), key=lambda process: (process.host, process.pid or 0, process.key))
 
 
