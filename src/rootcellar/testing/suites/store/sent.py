@@ -120,7 +120,7 @@ class TestSent:
 
     def test_refused_record_is_an_error(self, store: Store) -> None:
         """A store may refuse ids that others accept; no record is lost silently."""
-        odd = sent("\x00" * 2_000)
+        odd = sent("\x00" * 2_000 + new_id())
         try:
             able(store, RecordsSent).put_sent([odd])
         except RootcellarError as exc:
