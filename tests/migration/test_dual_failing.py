@@ -21,6 +21,7 @@ from rootcellar.stores.mirroring import Mirrored, fingerprint
 from rootcellar.stores.shared_values import SharesValues
 from rootcellar.testing.helpers import PATIENCE, able, in_threads, new_id, record, wait_until
 from rootcellar.testing.memory import MemoryStore
+from tests.helpers import HEAVY
 from tests.servers import PostgresServer, RedisServer
 
 #: how a server fails: the server and the URL that a test uses, and a context manager for the length of the failure
@@ -118,7 +119,7 @@ def full(postgres: PostgresServer, redis: RedisServer) -> tuple[str, AbstractCon
     return redis.url, fails()
 
 
-FAILURES: list[Failure] = [stopped, frozen, slow, refusing, full]
+FAILURES: list[Failure] = [stopped, slow, refusing, full, *([frozen] if HEAVY else [])]
 
 
 def enter(store: Store, phase: Phase, epoch: int) -> None:

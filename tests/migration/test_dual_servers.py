@@ -7,8 +7,6 @@ import pytest
 from rootcellar.testing.suites.store import (  # noqa: F401
     TestChords,
     TestGroups,
-    TestReplacing,
-    TestSent,
     TestWatching,
     new_place,
     new_store,
@@ -22,7 +20,7 @@ from rootcellar.testing.under_test import StoreUnderTest
 from tests.migration.dual_stores import ON_SERVERS
 
 
-@pytest.fixture(scope="module", params=ON_SERVERS[1:2], ids=str)
+@pytest.fixture(scope="module", params=ON_SERVERS[2:], ids=str)
 def under_test(request: pytest.FixtureRequest) -> StoreUnderTest:
     """The store that the suite runs over."""
     found: StoreUnderTest = request.param
