@@ -104,7 +104,9 @@ def _fill(insert: Callable[[str, dict[str, Any]], None]) -> None:
             "task_args": json.dumps("(1, 'a long te..."),
         },
     )
-    insert(task, {**plain, "task_id": "dj-running", "status": "STARTED", "result": json.dumps({"pid": 1}), "meta": "{}"})
+    insert(
+        task, {**plain, "task_id": "dj-running", "status": "STARTED", "result": json.dumps({"pid": 1}), "meta": "{}"}
+    )
     members = [[["dj-sum", None], None], [["dj-failed", None], None]]
     insert(
         "django_celery_results_groupresult",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -18,6 +18,11 @@ from celery import Celery
 from celery.app.task import Context
 from celery.result import AsyncResult
 
+from rootcellar.migration.endpoint import Spec
+from rootcellar.migration.endpoints import open_endpoint
+from rootcellar.migration.foreign.celery_tables import CeleryTables
+from rootcellar.migration.foreign.database import Row, Session
+from rootcellar.migration.foreign.tables import Table
 from rootcellar.payloads import Codec
 from rootcellar.records import NO_DATE, GroupRecord, Payload, TaskRecord
 from rootcellar.stores import Store, open_store
@@ -68,6 +73,13 @@ def fill(app: Celery) -> None:
     app.backend.mark_as_failure("refused", Refused("card"), traceback="the traceback")
     app.backend.store_result("running", {"pid": 1}, "STARTED")
     app.GroupResult("group", [AsyncResult("sum", app=app), AsyncResult("text", app=app)]).save()
+
+
+def let_go(app: Celery) -> None:
+    """Close the connections of a client on Redis, which its results would open again when they are collected."""
+    app.backend.result_consumer.stop()
+    app.backend.result_consumer._pubsub = None
+    app.backend.client.close()
 
 
 @pytest.fixture
@@ -128,7 +140,7 @@ def test_results_of_celerys_redis_are_copied_with_every_serializer(
     assert abs(left.expires_at - now() - timedelta(days=1)) < timedelta(minutes=1)
     found = verified(f"celery+{url}", target.url, "--allow-pickle")
     assert (found["source_results"], found["left"]) == (7, 0)
-    app.backend.client.close()
+    let_go(app)
 
 
 def test_pickle_of_another_program_is_not_run(redis_server: RedisServer, target: Store, tmp_path: Path) -> None:
@@ -206,7 +218,7 @@ def test_results_go_back_to_celerys_redis(source: Store, redis_server: RedisServ
     app = stock(url)
     check_read(app)
     assert verified(source.url, f"celery+{url}")["left"] == 0
-    app.backend.client.close()
+    let_go(app)
 
 
 def test_results_go_to_celerys_mongodb_and_come_back(source: Store, mongo_server: MongoServer, target: Store) -> None:
@@ -311,3 +323,46 @@ def test_older_layout_of_celerys_tables_is_read(tmp_path: Path, target: Store) -
     ended = run_here("copy", target.url, url)
     assert ended.status == 1
     assert "no column children" in ended.err
+
+
+def test_results_with_a_serializer_that_the_url_names_are_read(tmp_path: Path, target: Store) -> None:
+    url = f"db+sqlite:///{tmp_path}/packed.sqlite3"
+    app = stock(url, result_serializer="msgpack", accept_content=["msgpack"])
+    # MessagePack's 50 is JSON's 2
+    app.backend.store_result("fifty", 50, "SUCCESS")
+    dispose(app)
+    assert copied(f"{url}?serializer=msgpack", target.url)["copied"] == 1
+    one = target.get("fifty")
+    assert one is not None
+    assert one.result is not None
+    assert CODEC.decode(one.result, task_id="fifty") == 50
+    ended = run_here("copy", f"{url}?serializer=marshal", target.url)
+    assert ended.status == 1
+    assert "json, pickle, yaml or msgpack" in ended.err
+
+
+@pytest.mark.parametrize("database", [POSTGRES, MYSQL], ids=str, indirect=True)
+def test_task_stored_by_another_process_meanwhile_is_not_overwritten(database: str, source: Store) -> None:
+    # Celery's worker stores a result between the search and the insertion of a copy
+    copied(source.url, f"db+{database}", "id:running")
+    end = open_endpoint(Spec(f"db+{database}"))
+    tables = end.target
+    assert isinstance(tables, CeleryTables)
+    late = record("late", {"by": "copy"}, done_at=now() - timedelta(days=1))
+    app = stock(f"db+{database}")
+    inserted, calls = Table.insert, []
+
+    def insert_late(table: Table, session: Session, rows: Sequence[Row], fixed: Mapping[str, str]) -> int:
+        calls.append(len(rows))
+        if len(calls) == 1:
+            app.backend.store_result("late", "by the worker", "SUCCESS")
+        return inserted(table, session, rows, fixed)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Table, "insert", insert_late)
+        report = tables.copy([late], newer_wins=True)
+    assert (report.written, report.kept) == (frozenset(), frozenset({"late"}))
+    assert calls == [1, 0]
+    assert app.AsyncResult("late").get(timeout=5) == "by the worker"
+    dispose(app)
+    end.close()
