@@ -1,10 +1,10 @@
 """Raises exceptions at random moments of a store's calls: ``python -m tests.interruptions --store postgres``.
 
 Two threads are interrupted: the main thread, by a signal handler, like a soft time limit; and another one, in which a
-third thread raises an exception. In every round one call of one of them (``put``, ``get``, waiting, the pool) is
-interrupted at a random moment. Eight other threads use the same store and are not interrupted. It fails if a thread
-hangs, an exception is swallowed, the pool loses a connection, a call gets another call's reply, or an acknowledged
-result is missing. It prints a summary.
+third thread raises an exception. In every round one call of one of them (``put``, ``get``, waiting, what a migration
+does, the pool) is interrupted at a random moment. Eight other threads use the same store and are not interrupted. It
+fails if a thread hangs, an exception is swallowed, the pool loses a connection, a call gets another call's reply, or an
+acknowledged result is missing. It prints a summary.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from celery.exceptions import TimeoutError as NotInTime
 
 from rootcellar.records import Payload, TaskRecord
 from rootcellar.stores import Store, StoreOptions, open_store
+from rootcellar.stores.mirroring import Mirrored
+from rootcellar.testing.helpers import able
 from rootcellar.waiting.blocking import Waiter
 from tests.mariadb_server import MariaDBServer
 from tests.servers import PostgresServer, RedisServer
@@ -119,7 +121,10 @@ class Target:
         self.store.check()
         self.waiter = Waiter(self.store)
         self.pool = self.store._servers._pool if kind == "redis" else self.store._pool  # type: ignore[attr-defined]
+        self._kind = kind
         self._ask = ASK[kind]
+        # imports what a migration needs, as a worker does long before
+        self._mirrored = able(self.store, Mirrored)
         self.over = threading.Event()
         self.failures: list[str] = []
         #: for each other thread, the number of results that it has stored: ``other 3-0`` to ``other 3-…``
@@ -132,6 +137,25 @@ class Target:
         task_id = user.new_id()
         self.store.put(record(task_id))
         user.acknowledged.append(task_id)
+
+    def mirror(self, user: User) -> None:
+        task_id = user.new_id()
+        self._mirrored.mirror(record(task_id))
+        user.acknowledged.append(task_id)
+
+    def copy(self, user: User) -> None:
+        ids = [user.new_id() for _ in range(3)]
+        report = self._mirrored.copy([record(task_id) for task_id in ids])
+        assert report.written == {*ids}, report
+        user.acknowledged += ids
+
+    def bury(self, user: User) -> None:
+        """Forget a result: nothing brings it back."""
+        one = record(user.new_id())
+        self.store.put(one)
+        assert self._mirrored.bury([one.task_id]).keys() == {one.task_id}
+        assert self._mirrored.mirror(one).buried
+        assert self.store.get(one.task_id) is None
 
     def get(self, user: User) -> None:
         task_id = user.some_id()
@@ -175,7 +199,9 @@ class Target:
     def all_calls(self) -> tuple[Callable[[User], None], ...]:
         common = (self.put, self.get, self.get_many, self.ask)
         waiting = (self.wait_for_old, self.wait_for_new, self.wait_in_vain)
-        return (*common, *common, *waiting, self.ask_anew)
+        # SQLite would report an exception in one of our functions, which count what is deleted, as an error of its own
+        migrating = (self.mirror, self.copy) if self._kind == "sqlite" else (self.mirror, self.copy, self.bury)
+        return (*common, *common, *waiting, *migrating, self.ask_anew)
 
     # -- threads that are not interrupted
 
