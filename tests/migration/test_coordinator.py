@@ -19,6 +19,7 @@ from rootcellar.errors import (
     MigrationDiffers,
     MigrationRefused,
     MigrationUnconfirmed,
+    PayloadTooLarge,
 )
 from rootcellar.migration.confirmations import Process
 from rootcellar.migration.coordinator import Coordinator, Watching, postpone, set_rate
@@ -39,11 +40,12 @@ from rootcellar.migration.state import (
 )
 from rootcellar.migration.status import read_status, status_object
 from rootcellar.migration.throttle import Throttle
-from rootcellar.records import ChordRecord, GroupRecord, Payload
+from rootcellar.records import ChordRecord, GroupRecord, Payload, TaskRecord
 from rootcellar.stores import open_store
 from rootcellar.stores.dual.phases import Phase
 from rootcellar.stores.holding import Holding
-from rootcellar.stores.mirroring import fingerprint
+from rootcellar.stores.mirroring import CopyReport, Held, fingerprint
+from rootcellar.testing.memory import MemoryStore
 from tests.migration.coordinating import (
     NOW,
     QUICK,
@@ -609,6 +611,92 @@ def test_rollback_goes_through_the_phases_one_by_one_and_begins_again() -> None:
         assert coordinator(pair).rollback().epoch == epoch + 3
         assert coordinator(pair).start().phase is Phase.DUAL
         to_phase(pair, Phase.TARGET_ONLY)
+
+
+class SmallStore(MemoryStore):
+    """A store that refuses large results of the other store, as a server does."""
+
+    def mirror(self, record: TaskRecord) -> Held:
+        self._check(record)
+        return super().mirror(record)
+
+    def copy(self, records: Sequence[TaskRecord], *, newer_wins: bool = False) -> CopyReport:
+        for each in records:
+            self._check(each)
+        return super().copy(records, newer_wins=newer_wins)
+
+    def _check(self, record: TaskRecord) -> None:
+        if record.result is not None and len(record.result.body) > 100:
+            raise PayloadTooLarge("the result is too large", where=self.where, remedy="store a smaller one")
+
+
+def test_result_that_the_source_refuses_stops_the_way_back() -> None:
+    with memory_pair() as both:
+        pair = pair_of(SmallStore(both.source.store.url), both.target.store)
+        to_phase(pair, Phase.TARGET_FIRST)
+        large = record("large", value="x" * 200)
+        pair.target.store.put(large)
+        pair.target.values.share(f"{UNMIRRORED}large", "{}")
+        with pytest.raises(MigrationDiffers, match=r"1 only in target \(such as large\)"):
+            coordinator(pair).rollback()
+        state = book(pair).read()
+        assert state.phase is Phase.SWITCHING
+        assert state.work is not None
+        assert state.work.refused == 1
+        # on the way forth, nothing is lost by that
+        assert coordinator(pair).advance().phase is Phase.TARGET_FIRST
+
+
+def test_result_that_the_target_refuses_is_in_the_list() -> None:
+    with memory_pair() as both:
+        pair = pair_of(both.source.store, SmallStore(both.target.store.url))
+        pair.source.mirrored.copy([*records(10), record("large", value="x" * 200)])
+        with pytest.raises(MigrationDiffers, match=r"1 missing \(such as large\)"):
+            coordinator(pair).start()
+        assert len(in_store(pair.target.store)) == 10
+
+
+def after_another_step(pair: Pair, phase: Phase) -> Coordinator:
+    """Return a coordinator that gets the lock only after another operator has reached a phase."""
+    found = coordinator(pair)
+    lock = found._lock
+
+    def late(work: str) -> OperatorLock:
+        to_phase(pair, phase) if phase > Phase.PREPARED else coordinator(pair).rollback()
+        return lock(work)
+
+    found._lock = late  # type: ignore[method-assign]
+    return found
+
+
+def test_step_is_decided_by_the_phase_that_is_read_with_the_lock() -> None:
+    with memory_pair() as pair:
+        to_phase(pair, Phase.TARGET_FIRST)
+        with pytest.raises(MigrationRefused, match="no way back"):
+            after_another_step(pair, Phase.TARGET_ONLY).rollback()
+        assert phase_of(pair) is Phase.TARGET_ONLY
+    with memory_pair() as pair:
+        to_phase(pair, Phase.DUAL)
+        with pytest.raises(MigrationRefused, match="run `rootcellar migrate start`"):
+            after_another_step(pair, Phase.PREPARED).advance()
+        assert phase_of(pair) is Phase.PREPARED
+        with pytest.raises(MigrationRefused, match="still in use"):
+            after_another_step(pair, Phase.DUAL).retire()
+        assert phase_of(pair) is Phase.DUAL
+
+
+def test_answer_counts_only_for_the_phase_that_was_asked_about() -> None:
+    with memory_pair() as pair:
+        to_phase(pair, Phase.SWITCHING)
+        again = coordinator(pair)
+        for step in (
+            lambda: again.advance(Phase.DUAL),
+            lambda: again.rollback(asked=Phase.DUAL),
+            lambda: again.retire(Phase.DUAL),
+        ):
+            with pytest.raises(MigrationBusy, match="has changed the phase meanwhile: it is 'switching'"):
+                step()
+        assert phase_of(pair) is Phase.SWITCHING
 
 
 def test_there_is_no_way_back_from_target_only() -> None:

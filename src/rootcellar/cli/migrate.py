@@ -230,7 +230,7 @@ def advance(
             confirm(yes, _question(state.phase))
         with _ended(screen):
             _set_rate(coordinator.book, rate)
-            state = coordinator.advance()
+            state = coordinator.advance(state.phase)
         _say_state(state)
 
 
@@ -296,7 +296,7 @@ def rollback(
             confirm(yes, f"The phase is '{NAMES[state.phase]}'. Go back to '{NAMES[phase]}'?")
         with _ended(screen):
             _set_rate(coordinator.book, rate)
-            state = coordinator.rollback(phase)
+            state = coordinator.rollback(phase, state.phase)
         _say_state(state)
 
 
@@ -326,7 +326,7 @@ def retire(
             say_beside(f"The {left.name} is {left.where}.")
             confirm(yes, f"End the migration, and leave the {left.name}?")
         with _ended(screen):
-            state = coordinator.retire()
+            state = coordinator.retire(state.phase)
         _say_retired(pair, state)
 
 
@@ -348,13 +348,13 @@ def _guide(coordinator: Coordinator, pair: Pair, yes: bool, rate: float | None) 
     while state.phase < Phase.TARGET_ONLY:
         _say_real_reads(pair, state)
         _ask(yes, _question(state.phase), state.phase)
-        state = coordinator.advance()
+        state = coordinator.advance(state.phase)
     if yes:
         _say_state(state)
         return
     say_beside(f"The source {pair.source.where} is not needed any more.")
     _ask(False, "End the migration, and leave the source?", state.phase)
-    _say_retired(pair, coordinator.retire())
+    _say_retired(pair, coordinator.retire(state.phase))
 
 
 def _ask(yes: bool, question: str, phase: Phase) -> None:

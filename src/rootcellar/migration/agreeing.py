@@ -31,14 +31,12 @@ def agreeing(pair: Pair, phase: Phase) -> Agree:
     return lambda task_id: _by_source(pair, task_id, phase)
 
 
-def bring_noted(pair: Pair, side: Side, task_id: str) -> None:
-    """Bring a result over that was stored in one store while the other one did not answer.
-
-    The store that has the note decided then, and perhaps does not any more. So a newer result of it comes first.
+def bring_over(pair: Pair, side: Side, task_id: str) -> None:
+    """Bring a result over that a store has stored, as the one that decided, and the other one does not have.
 
     Args:
         pair: both stores.
-        side: the store that has the note.
+        side: the store that decided then, and perhaps does not any more. A newer result of it comes first.
         task_id: the task.
     """
     other = pair.source if side is pair.target else pair.target
@@ -50,15 +48,22 @@ def bring_noted(pair: Pair, side: Side, task_id: str) -> None:
         persistent(partial(other.mirrored.mirror, record))
 
 
-def agree_on_group(pair: Pair, phase: Phase, group_id: str) -> None:
-    """Make both stores agree on a saved group: the store that decides has the one that counts, if it has one."""
+def agree_on_group(pair: Pair, phase: Phase, group_id: str, *, is_back: bool = False) -> None:
+    """Make both stores agree on a saved group: the store that decides has the one that counts, if it has one.
+
+    Args:
+        pair: both stores.
+        phase: the phase that all processes have confirmed.
+        group_id: the group.
+        is_back: whether the migration goes back to the source.
+    """
     decider, other = (pair.target, pair.source) if phase >= Phase.TARGET_FIRST else (pair.source, pair.target)
     decided = persistent(lambda: decider.store.get_group(group_id))
     if decided is not None:
         persistent(partial(other.store.put_group, decided))
         return
     left = persistent(lambda: other.store.get_group(group_id))
-    if left is not None and decider is pair.target:
+    if left is not None and (decider is pair.target or is_back):
         persistent(partial(decider.streamed.copy_groups, [left]))
 
 

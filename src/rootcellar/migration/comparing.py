@@ -10,11 +10,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import partial
 
-from rootcellar.migration.agreeing import agree_on_group, agreeing
+from rootcellar.errors import RecordRefused
+from rootcellar.migration.agreeing import agree_on_group, agreeing, bring_over
 from rootcellar.migration.checksums import Difference, differences, same_group
 from rootcellar.migration.pair import Pair
 from rootcellar.migration.progress import Progress
@@ -44,8 +46,8 @@ class Compared:
         repaired: how many tasks were different, and are the same now.
         left: how many are different, by class.
         unfinished: how many tasks differ that have not ended.
-        only_in_target: how many tasks and groups only the target has. Nothing is lost by that: the source may have
-            evicted them, or deleted them when they expired.
+        only_in_target: how many tasks and groups only the target has, and may have: on the way to the target, nothing
+            is lost by that. The source may have evicted them.
         examples: ids of some of them, by class.
     """
 
@@ -58,9 +60,6 @@ class Compared:
 
     def add(self, kind: Difference, record_id: str) -> None:
         """Count a difference."""
-        if kind in _MORE:
-            self.only_in_target += 1
-            return
         self.left[kind.value] += 1
         known = self.examples.setdefault(kind.value, [])
         if len(known) < NAMED:
@@ -73,6 +72,7 @@ class Comparing:
     Args:
         pair: both stores.
         phase: the phase that all processes have confirmed; both stores are written in it.
+        is_back: whether the migration goes back to the source: then nothing may be only in the target.
         throttle: limits the records a second of each store.
         check: raises an error if the comparison must end; it is called after each batch.
         show: shows how many records were read on both sides.
@@ -84,6 +84,7 @@ class Comparing:
         pair: Pair,
         phase: Phase,
         *,
+        is_back: bool = False,
         throttle: Throttle,
         check: Callable[[], object] = lambda: None,
         show: Callable[[int], object] = lambda rows: None,
@@ -91,6 +92,7 @@ class Comparing:
     ) -> None:
         self._pair = pair
         self._phase = phase
+        self._is_back = is_back
         self._agree = agreeing(pair, phase)
         self._throttle = throttle
         self._check = check
@@ -125,7 +127,7 @@ class Comparing:
         verified = self._pair.verifying(note, throttle=self._throttle, progress=progress, on_batch=on_batch).run()
         compared = Compared(records=verified.source_total)
         for each in beyond:
-            compared.add(each.kind, each.record_id)
+            self._count(compared, each.kind, each.record_id)
         self._look_again(list(found), compared)
         self._look_at_groups(list(groups), compared)
         return compared
@@ -139,26 +141,41 @@ class Comparing:
                 time.sleep(self._pause)
             for task_id in remaining:
                 self._check()
-                self._agree(task_id)
+                # what a store refuses stays different
+                with suppress(RecordRefused):
+                    self._agree_on(task_id)
             remaining = [task_id for task_id, _, _ in self._differing(remaining)]
         compared.repaired = len(ids) - len(remaining)
         for task_id, kind, is_over in self._differing(remaining):
             if is_over:
-                compared.add(kind, task_id)
+                self._count(compared, kind, task_id)
             else:
                 compared.unfinished += 1
 
     def _look_at_groups(self, ids: Sequence[str], compared: Compared) -> None:
         for group_id in ids:
             self._check()
-            agree_on_group(self._pair, self._phase, group_id)
+            with suppress(RecordRefused):
+                agree_on_group(self._pair, self._phase, group_id, is_back=self._is_back)
             in_source = persistent(partial(self._pair.source.store.get_group, group_id))
             in_target = persistent(partial(self._pair.target.store.get_group, group_id))
             kind = _difference_of_groups(in_source, in_target)
             if kind is None:
                 compared.repaired += 1
             else:
-                compared.add(kind, group_id)
+                self._count(compared, kind, group_id)
+
+    def _agree_on(self, task_id: str) -> None:
+        if self._is_back:
+            # the target decided before, so a newer result of it comes first
+            bring_over(self._pair, self._pair.target, task_id)
+        self._agree(task_id)
+
+    def _count(self, compared: Compared, kind: Difference, record_id: str) -> None:
+        if kind in _MORE and not self._is_back:
+            compared.only_in_target += 1
+        else:
+            compared.add(kind, record_id)
 
     def _differing(self, ids: Sequence[str]) -> Iterator[tuple[str, Difference, bool]]:
         """Yield the tasks that differ, with the class, and whether the task has ended."""

@@ -19,7 +19,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 
-from rootcellar.errors import MigrationChordsOpen, MigrationDiffers, MigrationRefused, MigrationUnconfirmed
+from rootcellar.errors import (
+    MigrationBusy,
+    MigrationChordsOpen,
+    MigrationDiffers,
+    MigrationRefused,
+    MigrationUnconfirmed,
+)
 from rootcellar.migration import passes
 from rootcellar.migration.beside_results import copy_holds
 from rootcellar.migration.comparing import Comparing
@@ -182,10 +188,11 @@ class Coordinator:
             MigrationUnconfirmed: processes have not confirmed in time.
             MigrationDiffers: the stores differ after the pass.
         """
-        state = self.prepare()
-        if state.phase > Phase.DUAL or (state.phase is Phase.DUAL and state.direction is Direction.BACK):
-            raise self._wrong(state, "it has begun already", "`rootcellar migrate advance` makes the next step")
+        self.prepare()
         with self._lock("starts the migration") as lock:
+            state = self.book.read()
+            if state.phase > Phase.DUAL or (state.phase is Phase.DUAL and state.direction is Direction.BACK):
+                raise self._wrong(state, "it has begun already", "`rootcellar migrate advance` makes the next step")
             if postponed is not None:
                 postpone(self.book, postponed)
             if state.phase is Phase.PREPARED:
@@ -197,26 +204,31 @@ class Coordinator:
             state = self._confirmed(lock)
             return self._equalize(lock, state, NEEDED[Phase.DUAL, Phase.SWITCHING])
 
-    def advance(self) -> State:
+    def advance(self, asked: Phase | None = None) -> State:
         """Make one step towards the target. What was postponed goes on: this is the word of the operator.
 
         If the last step was interrupted after the next phase had begun, this finishes that step, and makes no other.
 
+        Args:
+            asked: the phase in which the operator was asked; ``None`` if nobody was asked.
+
         Raises:
             MigrationRefused: no migration has begun, or there is no next phase.
+            MigrationBusy: another operator has changed the phase since the question.
             MigrationUnconfirmed, MigrationDiffers: as for :meth:`start`.
         """
-        state = self.book.read()
-        if state.phase is Phase.PREPARED:
-            raise self._wrong(state, "nothing is written to the target yet", "run `rootcellar migrate start` first")
-        if state.is_step_unfinished and state.phase <= Phase.TARGET_ONLY:
-            return self.finish_step()
-        if state.phase >= Phase.TARGET_ONLY:
-            raise self._wrong(state, "this is the last phase", "run `rootcellar migrate retire`")
-        following = Phase(state.phase + 1)
-        with self._lock(f"goes to the phase {NAMES[following]!r}") as lock:
+        self.book.read()
+        with self._lock("goes to the next phase") as lock:
+            # read again: another operator may have made a step before this one got the lock
+            state = self._as_asked(asked)
+            if state.phase is Phase.PREPARED:
+                raise self._wrong(state, "nothing is written to the target yet", "run `rootcellar migrate start` first")
+            if state.phase > Phase.TARGET_ONLY or (state.phase is Phase.TARGET_ONLY and not state.is_step_unfinished):
+                raise self._wrong(state, "this is the last phase", "run `rootcellar migrate retire`")
             go_on(self.book)
-            return self._to(lock, following, Direction.FORTH)
+            if state.is_step_unfinished:
+                return self._confirmed(lock)
+            return self._to(lock, Phase(state.phase + 1), Direction.FORTH)
 
     def finish_step(self) -> State:
         """Wait until all processes have confirmed the phase.
@@ -228,50 +240,60 @@ class Coordinator:
             go_on(self.book)
             return self._confirmed(lock)
 
-    def rollback(self, to: Phase = Phase.PREPARED) -> State:
+    def rollback(self, to: Phase = Phase.PREPARED, asked: Phase | None = None) -> State:
         """Go back to the source, phase by phase.
 
         Args:
             to: where to stop.
+            asked: the phase in which the operator was asked; ``None`` if nobody was asked.
 
         Raises:
             MigrationRefused: there is no way back from this phase.
+            MigrationBusy: another operator has changed the phase since the question.
             MigrationUnconfirmed, MigrationDiffers: as for :meth:`start`.
         """
-        state = self.book.read()
-        if state.phase >= Phase.TARGET_ONLY:
-            raise self._wrong(
-                state,
-                "there is no way back: results are only in the target",
-                "to go back to the source's system, migrate in the other direction, after `rootcellar migrate retire`",
-            )
+        self.book.read()
         with self._lock("goes back to the source") as lock:
+            state = self._as_asked(asked)
+            if state.phase >= Phase.TARGET_ONLY:
+                raise self._wrong(
+                    state,
+                    "there is no way back: results are only in the target",
+                    "to go back to the source's system, migrate in the other direction, after `rootcellar migrate "
+                    "retire`",
+                )
             while state.phase > to:
                 state = self._to(lock, Phase(state.phase - 1), Direction.BACK)
             return self._confirmed(lock)
 
-    def retire(self) -> State:
+    def retire(self, asked: Phase | None = None) -> State:
         """End the migration: the source is not called any more. After a rollback, the target is not.
 
         The state stays, because a process that still has the variable must know that the migration is over.
+
+        Args:
+            asked: the phase in which the operator was asked; ``None`` if nobody was asked.
 
         Returns:
             the last state; its phase is *retired*, or *prepared* after a rollback, and then it is not stored any more.
 
         Raises:
             MigrationRefused: both stores are in use.
+            MigrationBusy: another operator has changed the phase since the question.
             MigrationChordsOpen: chords are open in the store that would be left.
         """
-        state = self.book.read()
-        if state.phase is Phase.PREPARED:
-            return self._give_up()
-        if state.phase < Phase.TARGET_ONLY:
-            raise self._wrong(
-                state,
-                "the source is still in use",
-                "run `rootcellar migrate advance` until the phase is 'target only', or `rootcellar migrate rollback`",
-            )
-        with self._lock("retires the source") as lock:
+        self.book.read()
+        with self._lock("ends the migration") as lock:
+            state = self._as_asked(asked)
+            if state.phase is Phase.PREPARED:
+                return self._give_up(lock)
+            if state.phase < Phase.TARGET_ONLY:
+                raise self._wrong(
+                    state,
+                    "the source is still in use",
+                    "run `rootcellar migrate advance` until the phase is 'target only', or `rootcellar migrate "
+                    "rollback`",
+                )
             if state.phase is Phase.TARGET_ONLY:
                 state = self._confirmed(lock)
                 self._check_chords(self.pair.source)
@@ -281,15 +303,29 @@ class Coordinator:
             self._clean(lock)
             return state
 
-    def _give_up(self) -> State:
+    def _give_up(self, lock: OperatorLock) -> State:
         """Remove everything of a migration that nobody writes to the target for."""
-        with self._lock("ends the migration after a rollback") as lock:
-            state = self._confirmed(lock)
-            self._check_chords(self.pair.target)
-            self._clean(lock)
-            for side in (self.pair.source, self.pair.target):
-                side.values.unshare([STATE])
-            return state
+        state = self._confirmed(lock)
+        self._check_chords(self.pair.target)
+        self._clean(lock)
+        for side in (self.pair.source, self.pair.target):
+            side.values.unshare([STATE])
+        return state
+
+    def _as_asked(self, asked: Phase | None) -> State:
+        """Return the newest state.
+
+        Raises:
+            MigrationBusy: it has another phase than the one in which the operator was asked.
+        """
+        state = self.book.read()
+        if asked is not None and state.phase is not asked:
+            raise MigrationBusy(
+                f"another operator has changed the phase meanwhile: it is {NAMES[state.phase]!r}",
+                where=self.pair.target.where,
+                remedy="see `rootcellar migrate status`, and run the command again",
+            )
+        return state
 
     # -- the parts of a step
 
@@ -329,7 +365,7 @@ class Coordinator:
         if done is None or done.kind is not needed or self._has_failed(state):
             state = self._work(lock, state, needed)
         if not self._is_verified(state):
-            state = self._verify(lock, state)
+            state = self._verify(lock, state, is_back=needed is PassKind.BACK)
         verified = state.verified
         assert verified is not None, "it was made"
         if verified.is_clean or verified.is_accepted:
@@ -450,12 +486,17 @@ class Coordinator:
             return False
         return not any(passes.noted(side.values) for side in (self.pair.source, self.pair.target))
 
-    def _verify(self, lock: OperatorLock, state: State) -> State:
+    def _verify(self, lock: OperatorLock, state: State, *, is_back: bool) -> State:
         lock.say("comparison of both stores")
         # read before: what is noted later is not compared
         noted = [(side, key) for side in (self.pair.source, self.pair.target) for key in passes.noted(side.values)]
         found = Comparing(
-            self.pair, state.phase, throttle=self._throttle, check=lock.check, show=self._watching.compares
+            self.pair,
+            state.phase,
+            is_back=is_back,
+            throttle=self._throttle,
+            check=lock.check,
+            show=self._watching.compares,
         ).run()
         verified = VerifiedState(
             epoch=state.epoch,
@@ -593,6 +634,12 @@ def processes_text(processes: Sequence[Process]) -> str:
 def _with_phase(state: State, phase: Phase, direction: Direction, now: datetime, by: str) -> State:
     if state.phase is phase:
         return state
+    if phase - state.phase != (1 if direction is Direction.FORTH else -1):
+        raise MigrationRefused(
+            f"the phase {NAMES[phase]!r} cannot follow {NAMES[state.phase]!r}",
+            where=state.target,
+            remedy="see `rootcellar migrate status`, and run the command again",
+        )
     text = f"phase {NAMES[phase]!r}" if direction is Direction.FORTH else f"back to the phase {NAMES[phase]!r}"
     return replace(state, phase=phase, epoch=state.epoch + 1, direction=direction, phase_since=now, by=by).noted(
         now, text, by

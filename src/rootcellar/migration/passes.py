@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 
 from rootcellar.errors import RecordRefused
-from rootcellar.migration.agreeing import agreeing, are_same, bring_noted
+from rootcellar.migration.agreeing import agreeing, are_same, bring_over
 from rootcellar.migration.pair import Pair, Side
 from rootcellar.migration.progress import Progress
 from rootcellar.migration.state import UNMIRRORED, PassKind, PassState
@@ -216,7 +217,8 @@ class Pass:
             self._copy(rows[:middle])
             self._copy(rows[middle:])
             return
-        self._add(written=len(report.written), kept=len(report.kept) + len(report.buried))
+        kept = len(report.kept) + len(report.buried)
+        self._add(written=len(report.written), kept=kept, refused=len(report.refused))
 
     # -- how far it is
 
@@ -256,8 +258,10 @@ def repair_noted(pair: Pair, phase: Phase, side: Side, key: str) -> None:
         key: the key of the note.
     """
     task_id = key.removeprefix(UNMIRRORED)
-    bring_noted(pair, side, task_id)
-    agreeing(pair, phase)(task_id)
+    # what a store refuses stays different, and the comparison counts it
+    with suppress(RecordRefused):
+        bring_over(pair, side, task_id)
+        agreeing(pair, phase)(task_id)
     persistent(partial(side.values.unshare, [key]))
 
 
