@@ -145,6 +145,25 @@ def be_client(setup: Setup, number: int) -> None:
     Client(setup, number).run()
 
 
+def store_results(setup: Setup, number: int) -> None:
+    """Be a process that stores results and reads each one again, until the end; note their ids and the seconds."""
+    backend = make_app(setup).backend
+    notes = redis.Redis.from_url(setup.broker)
+    count = 0
+    while not notes.exists(STOP):
+        task_id = f"new-{number}-{count}"
+        began = time.monotonic()
+        backend.mark_as_done(task_id, count)
+        seconds = time.monotonic() - began
+        if (found := backend.get_result(task_id)) != count:
+            notes.rpush(WRONG, f"{task_id}: {found}")
+        notes.rpush(STORED, json.dumps([task_id, seconds]))
+        count += 1
+        notes.hset(ROUNDS, f"client-{number}", count)
+        time.sleep(REST / 2)
+    backend.store.close()
+
+
 class Client:
     """A client that compares every answer with what it must be."""
 
