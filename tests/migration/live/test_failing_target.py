@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,34 @@ def redis_target() -> Iterator[RedisServer]:
     """A server that these tests may fill."""
     with RedisServer() as server:
         yield server
+
+
+def slow(postgres: PostgresServer, _: RedisServer) -> tuple[str, AbstractContextManager[None]]:
+    """The server waits for 2 s at each write."""
+    url = postgres.create_database()
+    database = url.rpartition("/")[2].partition("?")[0]
+
+    def let_writes(statement: str) -> None:
+        # the trigger stays: dropping it would wait until no statement uses the table
+        postgres.execute(
+            "CREATE OR REPLACE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+            f"'BEGIN {statement} RETURN NEW; END'",
+            database,
+        )
+
+    @contextmanager
+    def fails() -> Iterator[None]:
+        let_writes("PERFORM pg_sleep(2);")
+        for table in ("celery_taskmeta", "celery_taskmeta_shared"):
+            postgres.execute(
+                f"CREATE TRIGGER slow BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION slow()", database
+            )
+        try:
+            yield
+        finally:
+            let_writes("")
+
+    return url, fails()
 
 
 class Storing:
@@ -101,7 +129,7 @@ class Storing:
 
 @pytest.mark.timeout(900 if HEAVY else 180)
 @pytest.mark.parametrize(
-    "failure", [failing.stopped, failing.slow, failing.refusing, failing.full], ids=lambda failure: failure.__name__
+    "failure", [failing.stopped, slow, failing.refusing, failing.full], ids=lambda failure: failure.__name__
 )
 def test_comparison_finds_what_was_noted_while_the_target_failed(
     failure: Callable[..., tuple[str, AbstractContextManager[None]]],
@@ -139,7 +167,7 @@ def test_comparison_finds_what_was_noted_while_the_target_failed(
         assert noted <= seconds.keys()
         assert differing.keys() <= noted
         # what was on its way when the target was stopped, or when nobody waited for it any more, may have arrived
-        on_its_way = {failing.stopped: PROCESSES, failing.slow: 2 * PROCESSES}
+        on_its_way = {failing.stopped: PROCESSES, slow: 2 * PROCESSES}
         assert len(noted - differing.keys()) <= on_its_way.get(failure, 0)
         assert coordinator.advance().phase is Phase.SWITCHING
         assert storing.differing() == {}
