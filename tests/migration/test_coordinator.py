@@ -210,6 +210,20 @@ def test_holds_of_the_source_are_placed_in_the_target_once(tmp_path: Path) -> No
         ]
 
 
+def test_hold_that_is_placed_in_one_store_is_in_both_after_the_next_step(tmp_path: Path) -> None:
+    with sqlite_pair(tmp_path) as pair:
+        source, target = pair.source.store.ability(Holding), pair.target.store.ability(Holding)
+        assert source is not None
+        assert target is not None
+        to_phase(pair, Phase.DUAL)
+        source.place_hold("task:late", "by a process without the variable", "ann", datetime.now(timezone.utc))
+        to_phase(pair, Phase.SWITCHING)
+        assert [each.filter for each in target.holds()] == ["task:late"]
+        target.place_hold("task:target", "the same", "ann", datetime.now(timezone.utc))
+        coordinator(pair).rollback()
+        assert [each.filter for each in source.holds()] == ["task:late", "task:target"]
+
+
 def test_holds_that_the_target_cannot_keep_refuse_the_migration(tmp_path: Path) -> None:
     with sqlite_pair(tmp_path) as both, memory_pair() as memory:
         holding = both.source.store.ability(Holding)
@@ -744,6 +758,23 @@ def test_retire_leaves_nothing_but_the_state() -> None:
             assert side.mirrored.burials(None, 10) == ([], None)
 
 
+def test_values_of_dead_processes_are_removed_at_the_end_and_before_the_next_migration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with memory_pair() as pair, memory_pair() as other:
+        to_phase(pair, Phase.TARGET_ONLY)
+        state = book(pair).read()
+        about = json.dumps({"phase": int(state.phase), "epoch": state.epoch})
+        for side in (pair.source, pair.target):
+            side.values.share(f"{PROCESSES}web2/77-1", about)
+        monkeypatch.setattr("rootcellar.migration.coordinator.ALIVE", 0.0)
+        coordinator(pair, replace(QUICK, without=("web2",))).retire()
+        assert [list(side.values.shared(PROCESSES)) for side in (pair.source, pair.target)] == [[], []]
+        pair.target.values.share(f"{PROCESSES}web3/77-1", about)
+        threading.Event().wait(0.01)
+        assert coordinator(pair_of(pair.target.store, other.target.store)).start().phase is Phase.DUAL
+
+
 def test_migration_that_was_rolled_back_is_ended_by_retire() -> None:
     with memory_pair() as pair:
         to_phase(pair, Phase.TARGET_FIRST)
@@ -814,6 +845,10 @@ def test_pass_back_settles_each_success_of_the_target() -> None:
         for name, state in (("other-success", "SUCCESS"), ("failure", "FAILURE")):
             pair.source.store.put(record(name, state, "in source"))
             pair.target.store.put(record(name, value="in target"))
+        pair.source.store.put(record("again", "FAILURE", "earlier"))
+        pair.target.store.put(record("again", "FAILURE", "later", minutes_ago=1))
+        pair.source.store.put(record("later in source", "FAILURE", "later", minutes_ago=1))
+        pair.target.store.put(record("later in source", "FAILURE", "earlier"))
         pair.target.store.put(record("only-in-target"))
         pair.source.mirrored.bury(["buried"])
         pair.target.store.put(record("buried"))
@@ -821,5 +856,7 @@ def test_pass_back_settles_each_success_of_the_target() -> None:
         assert in_store(pair.source.store) == {
             "other-success": record("other-success", value="in target"),
             "failure": record("failure", value="in target"),
+            "again": record("again", "FAILURE", "later", minutes_ago=1),
+            "later in source": record("later in source", "FAILURE", "later", minutes_ago=1),
             "only-in-target": record("only-in-target"),
         }

@@ -29,16 +29,23 @@ def number_archived(store: Store) -> int:
     return 0 if manifest is None else sum(file.valid for file in persistent(manifest.files))
 
 
-def copy_holds(pair: Pair) -> int:
+def copy_holds(pair: Pair, *, is_back: bool = False) -> int:
     """Place the active holds of the source in the target, too; return how many were placed.
+
+    Args:
+        pair: both stores.
+        is_back: whether those of the target are placed in the source instead; if that keeps none, nothing is done.
 
     Raises:
         MigrationRefused: the target keeps no holds.
     """
-    holds = active_holds(pair.source.store)
+    side, other = (pair.target, pair.source) if is_back else (pair.source, pair.target)
+    holds = active_holds(side.store)
     if not holds:
         return 0
-    holding = pair.target.store.ability(Holding)
+    holding = other.store.ability(Holding)
+    if holding is None and is_back:
+        return 0
     if holding is None:
         raise holds_refused(pair, len(holds))
     known = {_key(hold) for hold in persistent(holding.holds)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from rootcellar.errors import MigrationRefused
@@ -80,6 +80,18 @@ def remove_dead(pair: Pair) -> None:
     for side in (pair.target, pair.source):
         if dead := me.dead(side.values.shared(me.keys_of_host)):
             side.values.unshare(dead)
+
+
+def remove_silent(values: SharesValues, seconds: float) -> None:
+    """Remove the values of processes that have not renewed them for so long: after a migration, and before one.
+
+    Args:
+        values: the shared values of a store.
+        seconds: a process that exists renews its value more often.
+    """
+    since = values.server_time() - timedelta(seconds=seconds)
+    if silent := [key for key, value in values.shared(PROCESSES).items() if value.changed_at < since]:
+        values.unshare(silent)
 
 
 def unconfirmed(state: State, processes: Iterable[Process]) -> list[Process]:

@@ -36,6 +36,7 @@ from rootcellar.migration.confirmations import (
     processes_in,
     processes_of,
     remove_dead,
+    remove_silent,
     unconfirmed,
 )
 from rootcellar.migration.operator import RENEWAL, SILENT, OperatorLock
@@ -361,6 +362,8 @@ class Coordinator:
         Raises:
             MigrationDiffers: the stores differ.
         """
+        # again before each step: one may have been placed by a process that does not follow the migration
+        copy_holds(self.pair, is_back=needed is PassKind.BACK)
         done = state.finished_pass
         if done is None or done.kind is not needed or self._has_failed(state):
             state = self._work(lock, state, needed)
@@ -530,6 +533,7 @@ class Coordinator:
             lock.check()
             side.mirrored.forget_burials(None)
             side.values.unshare(passes.noted(side.values))
+            remove_silent(side.values, ALIVE)
 
     # -- refusals
 
@@ -547,6 +551,7 @@ class Coordinator:
         values = self.pair.source.values
         since = values.server_time() - timedelta(seconds=ALIVE)
         remove_dead(self.pair)
+        remove_silent(values, ALIVE)
         found = [each for each in processes_in([values]) if each.phase == Phase.RETIRED and each.heard_at > since]
         if found:
             raise MigrationRefused(

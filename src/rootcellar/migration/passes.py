@@ -27,7 +27,7 @@ from rootcellar.migration.walking import persistent, read_ahead, walk_groups, wa
 from rootcellar.records import TaskRecord
 from rootcellar.stores.dual.phases import Phase
 from rootcellar.stores.fields import damaged_fields
-from rootcellar.stores.mirroring import fingerprint
+from rootcellar.stores.mirroring import fingerprint, moment
 from rootcellar.stores.shared_values import SharesValues
 
 #: seconds after which the place of a pass is stored again
@@ -148,13 +148,22 @@ class Pass:
         return [row for row in rows if row.state == "SUCCESS" or row.task_id not in stored]
 
     def _settle(self, rows: Sequence[TaskRecord]) -> None:
-        """Store each SUCCESS of the target in the source, also where that has another one."""
-        done = [row for row in rows if row.state == "SUCCESS"]
+        """Store each SUCCESS of the target in the source, also where that has another one, and each later end.
+
+        A later FAILURE is in the target only if its writer was killed before it could mirror it.
+        """
+        done = [row for row in rows if row.done_at is not None]
         stored = persistent(partial(self._to.store.get_many, [row.task_id for row in done])) if done else {}
         for row in done:
             there = stored.get(row.task_id)
-            if there is not None and not are_same(row, there):
-                persistent(partial(self._to.mirrored.settle, row))
+            if there is None or are_same(row, there):
+                continue
+            is_later = there.state != "SUCCESS" and moment(row) > moment(there)
+            if row.state != "SUCCESS" and not is_later:
+                continue
+            write = self._to.mirrored.settle if row.state == "SUCCESS" else self._to.mirrored.mirror
+            with suppress(RecordRefused):
+                persistent(partial(write, row))
                 self._add(written=1)
 
     def _apply_burials(self) -> None:
