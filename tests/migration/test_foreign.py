@@ -226,6 +226,7 @@ def test_results_go_to_celerys_mongodb_and_come_back(source: Store, mongo_server
     copied(source.url, f"celery+{url}")
     app = stock(url)
     check_read(app)
+    assert verified(source.url, f"celery+{url}")["left"] == 0
     fill(stock(url, result_serializer="pickle", accept_content=["pickle", "json"]))
     assert copied(f"celery+{url}", target.url, status=1)["unreadable"] > 0
     copied(f"celery+{url}", target.url, "--allow-pickle")
@@ -233,6 +234,36 @@ def test_results_go_to_celerys_mongodb_and_come_back(source: Store, mongo_server
     assert one is not None
     assert one.result is not None
     assert json.loads(one.result.body) == {"a": 1}
+    check_filled(target)
+    assert verified(f"celery+{url}", target.url, "--allow-pickle")["left"] == 0
+
+
+def test_yaml_in_celerys_mongodb_is_read(mongo_server: MongoServer, target: Store) -> None:
+    url = f"{mongo_server.url}/{new_id()[:8]}"
+    fill(stock(url, result_serializer="yaml", accept_content=["yaml"]))
+    copied(f"celery+{url}", target.url)
+    check_filled(target)
+
+
+def test_packed_number_is_not_read_as_a_letter(tmp_path: Path, target: Store) -> None:
+    # 65 in MessagePack is the letter A, and YAML would read that
+    url = f"db+sqlite:///{tmp_path}/packed.sqlite3"
+    app = stock(url, result_serializer="msgpack", accept_content=["msgpack"])
+    app.backend.store_result("number", 65, "SUCCESS")
+    dispose(app)
+    found = copied(url, target.url, status=1)
+    assert (found["copied"], found["unreadable"]) == (0, 1)
+    assert "?serializer=" in found["problems"][0]
+    assert copied(f"{url}?serializer=msgpack", target.url)["copied"] == 1
+
+
+def test_filter_chooses_among_results_of_another_system(tmp_path: Path, target: Store) -> None:
+    app = stock(f"db+sqlite:///{tmp_path}/celery.sqlite3")
+    fill(app)
+    dispose(app)
+    found = copied(f"db+sqlite:///{tmp_path}/celery.sqlite3", target.url, "task:shop.* result:5")
+    assert (found["copied"], found["filtered_out"]) == (1, 6)
+    assert target.get("sum") is not None
 
 
 # -- Celery's database backend

@@ -33,10 +33,13 @@ class Values:
     Attributes:
         allow_pickle: whether pickles are read, as plain data: no code of theirs is run.
         content_type: the type of values that neither a description nor their first bytes show; ``None`` for JSON.
+        has_yaml: whether a text that is not JSON is YAML. It must be false where a value may also be
+            bytes: the number 65 in MessagePack is the letter A in YAML.
     """
 
     allow_pickle: bool = False
     content_type: str | None = None
+    has_yaml: bool = False
 
     def task(self, record: TaskRecord) -> TaskRecord:
         """Return a record with its values as JSON. A value that cannot be read keeps the type FOREIGN."""
@@ -85,15 +88,14 @@ class Values:
         try:
             json.loads(body)
         except (ValueError, RecursionError):
-            # Celery's text that is not JSON is YAML
-            return _YAML
+            return _YAML if self.has_yaml else FOREIGN
         return _JSON
 
     def _value(self, body: bytes, content_type: str) -> Any:
         """Return a value.
 
         Raises:
-            PayloadError: it cannot be read.
+            RootcellarError: it cannot be read.
         """
         if content_type == PICKLE:
             if not self.allow_pickle:
@@ -195,7 +197,9 @@ def reason(record: TaskRecord) -> str:
     payloads = [getattr(record, name) for name in _FIELDS]
     unread = [each for each in payloads if each is not None and each.content_type == FOREIGN]
     if any(each.body[:2] in _PICKLES for each in unread):
-        return "it is a pickle, and --allow-pickle reads pickles of plain data"
+        return "it is a pickle; --allow-pickle reads pickles of plain data, if SOURCE begins with celery+, db+ or django-db+"
+    if unread:
+        return "it is not JSON; name SOURCE with celery+ before redis:// or mongodb://, or add ?serializer=… to db+"
     return ""
 
 

@@ -56,6 +56,11 @@ class MongoStream:
 
         return self._run(work) if groups else 0
 
+    def get_group(self, group_id: str) -> GroupRecord | None:
+        """Return a saved group, as :meth:`stream_groups` does; ``None`` if there is none."""
+        found = self._run(lambda at: at.group.find_one({"_id": group_id}))
+        return None if found is None else _group(found)
+
     def count_roughly(self) -> int:
         """See :class:`~rootcellar.stores.streaming.Streamed`."""
         return self._run(lambda at: at.task.estimated_document_count())
