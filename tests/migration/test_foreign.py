@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -149,7 +150,7 @@ def test_pickle_of_another_program_is_not_run(redis_server: RedisServer, target:
 
     class Trap:
         def __reduce__(self) -> tuple[Any, ...]:
-            return Path.touch, (trap,)
+            return os.mkdir, (str(trap),)
 
     with closing(redis.Redis.from_url(url)) as client:
         client.flushdb()
@@ -335,6 +336,8 @@ def test_older_layout_of_celerys_tables_is_read(tmp_path: Path, target: Store) -
             "old": ("SUCCESS", {"total": 12}),
             "error": ("FAILURE", {"exc_type": "KeyError", "exc_message": ["x"], "exc_module": "builtins"}),
             "pickled-error": ("FAILURE", Refused("card")),
+            # the date is that of the last change
+            "running": ("STARTED", {"pid": 1}),
         }
         for task_id, (state, value) in rows.items():
             connection.execute(
@@ -342,14 +345,16 @@ def test_older_layout_of_celerys_tables_is_read(tmp_path: Path, target: Store) -
                 (task_id, state, pickle.dumps(value), "2026-03-01 10:00:00.000000"),
             )
     url = f"db+sqlite:///{path}"
-    assert copied(url, target.url, status=1)["unreadable"] == 3
-    assert copied(url, target.url, "--allow-pickle")["copied"] == 3
+    assert copied(url, target.url, status=1)["unreadable"] == 4
+    assert copied(url, target.url, "--allow-pickle")["copied"] == 4
     found = target.get_many(rows)
     assert {task_id: CODEC.decode(one.result, task_id=task_id) for task_id, one in found.items() if one.result} == {
         "old": {"total": 12},
         "error": rows["error"][1],
         "pickled-error": {"exc_type": "Refused", "exc_message": ["card"], "exc_module": __name__},
+        "running": {"pid": 1},
     }
+    assert found["running"].done_at is None
     assert found["old"].done_at == datetime(2026, 3, 1, 10, tzinfo=timezone.utc)
     ended = run_here("copy", target.url, url)
     assert ended.status == 1

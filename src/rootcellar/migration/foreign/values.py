@@ -197,7 +197,7 @@ def reason(record: TaskRecord) -> str:
     payloads = [getattr(record, name) for name in _FIELDS]
     unread = [each for each in payloads if each is not None and each.content_type == FOREIGN]
     if any(each.body[:2] in _PICKLES for each in unread):
-        return "it is a pickle; --allow-pickle reads pickles of plain data, if SOURCE begins with celery+, db+ or django-db+"
+        return "it is a pickle; --allow-pickle reads plain data in it, if SOURCE begins with celery+, db+ or django-db+"
     if unread:
         return "it is not JSON; name SOURCE with celery+ before redis:// or mongodb://, or add ?serializer=… to db+"
     return ""
