@@ -12,6 +12,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+import redis
 
 from rootcellar.errors import (
     MigrationBusy,
@@ -860,3 +861,21 @@ def test_pass_back_settles_each_success_of_the_target() -> None:
             "later in source": record("later in source", "FAILURE", "later", minutes_ago=1),
             "only-in-target": record("only-in-target"),
         }
+
+
+def test_expiry_of_what_celery_wrote_to_redis_comes_along_with_a_single_result(redis_url: str, tmp_path: Path) -> None:
+    source, target = open_store(redis_url), open_store(f"sqlite:///{tmp_path}/target.sqlite3")
+    pair = pair_of(source, target)
+    to_phase(pair, Phase.DUAL)
+    about = {"status": "SUCCESS", "result": 7, "traceback": None, "children": [], "task_id": "celerys"}
+    about["date_done"] = NOW.isoformat()
+    with closing(redis.Redis.from_url(redis_url)) as client:
+        client.set("celery-task-meta-celerys", json.dumps(about), ex=3_600)
+    pair.source.values.share(f"{UNMIRRORED}celerys", "{}")
+    coordinator(pair).advance()
+    found = target.get("celerys")
+    assert found is not None
+    assert found.expires_at is not None
+    assert abs((found.expires_at - NOW).total_seconds() - 3_600) < 600
+    for store in (source, target):
+        store.close()

@@ -40,10 +40,10 @@ def bring_over(pair: Pair, side: Side, task_id: str) -> None:
         task_id: the task.
     """
     other = pair.source if side is pair.target else pair.target
-    record = persistent(lambda: side.store.get(task_id))
+    record = persistent(lambda: side.get(task_id))
     if record is None or damaged_fields(record):
         return
-    stored = persistent(lambda: other.store.get(task_id))
+    stored = persistent(lambda: other.get(task_id))
     if stored is None or (stored.state != "SUCCESS" and moment(record) > moment(stored)):
         persistent(partial(other.mirrored.mirror, record))
 
@@ -58,11 +58,11 @@ def agree_on_group(pair: Pair, phase: Phase, group_id: str, *, is_back: bool = F
         is_back: whether the migration goes back to the source.
     """
     decider, other = (pair.target, pair.source) if phase >= Phase.TARGET_FIRST else (pair.source, pair.target)
-    decided = persistent(lambda: decider.store.get_group(group_id))
+    decided = persistent(lambda: decider.get_group(group_id))
     if decided is not None:
         persistent(partial(other.store.put_group, decided))
         return
-    left = persistent(lambda: other.store.get_group(group_id))
+    left = persistent(lambda: other.get_group(group_id))
     if left is not None and (decider is pair.target or is_back):
         persistent(partial(decider.streamed.copy_groups, [left]))
 
@@ -81,7 +81,7 @@ def are_same(one: TaskRecord | None, other: TaskRecord | None) -> bool:
 
 def _by_source(pair: Pair, task_id: str, phase: Phase) -> None:
     source, target = pair.source, pair.target
-    decided = persistent(lambda: source.store.get(task_id))
+    decided = persistent(lambda: source.get(task_id))
     for _ in range(TRIES):
         if decided is None:
             _bury_in_target(pair, task_id, phase)
@@ -96,7 +96,7 @@ def _by_source(pair: Pair, task_id: str, phase: Phase) -> None:
                 # the same result, such as with another expiry: nothing but a burial can follow it, which is refused
                 persistent(partial(target.mirrored.settle, decided))
             return
-        again = persistent(lambda: source.store.get(task_id))
+        again = persistent(lambda: source.get(task_id))
         if are_same(again, decided):
             return
         decided = again
@@ -107,7 +107,7 @@ def _bury_in_target(pair: Pair, task_id: str, phase: Phase) -> None:
 
     As long as nobody reads the target, this is everything that the source lacks.
     """
-    left = persistent(lambda: pair.target.store.get(task_id))
+    left = persistent(lambda: pair.target.get(task_id))
     if left is None:
         return
     if phase is not Phase.DUAL:
@@ -120,17 +120,17 @@ def _bury_in_target(pair: Pair, task_id: str, phase: Phase) -> None:
 def _by_target(pair: Pair, task_id: str) -> None:
     source, target = pair.source, pair.target
     for _ in range(TRIES):
-        decided = persistent(lambda: target.store.get(task_id))
+        decided = persistent(lambda: target.get(task_id))
         if decided is not None and damaged_fields(decided):
             return
         if decided is not None and decided.state == "SUCCESS":
             persistent(partial(source.mirrored.settle, decided))
             return
         if decided is None:
-            other = persistent(lambda: source.store.get(task_id))
+            other = persistent(lambda: source.get(task_id))
         else:
             other = persistent(partial(source.mirrored.mirror, decided)).record
         if other is not None and (decided is None or other.state == "SUCCESS"):
             persistent(partial(target.mirrored.copy, [other]))
-        if are_same(persistent(lambda: target.store.get(task_id)), decided):
+        if are_same(persistent(lambda: target.get(task_id)), decided):
             return

@@ -157,8 +157,8 @@ class Comparing:
             self._check()
             with suppress(RecordRefused):
                 agree_on_group(self._pair, self._phase, group_id, is_back=self._is_back)
-            in_source = persistent(partial(self._pair.source.store.get_group, group_id))
-            in_target = persistent(partial(self._pair.target.store.get_group, group_id))
+            in_source = persistent(partial(self._pair.source.get_group, group_id))
+            in_target = persistent(partial(self._pair.target.get_group, group_id))
             kind = _difference_of_groups(in_source, in_target)
             if kind is None:
                 compared.repaired += 1
@@ -181,8 +181,8 @@ class Comparing:
         """Yield the tasks that differ, with the class, and whether the task has ended."""
         for begin in range(0, len(ids), _BATCH):
             batch = ids[begin : begin + _BATCH]
-            in_source = persistent(partial(self._pair.source.store.get_many, batch))
-            in_target = persistent(partial(self._pair.target.store.get_many, batch))
+            in_source = persistent(partial(self._pair.source.get_many, batch))
+            in_target = persistent(partial(self._pair.target.get_many, batch))
             for task_id in batch:
                 one, other = in_source.get(task_id), in_target.get(task_id)
                 kind = _difference(one, other)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from rootcellar.errors import MigrationRefused
-from rootcellar.migration.endpoint import store_endpoint
+from rootcellar.migration.endpoint import Lookup, store_endpoint
 from rootcellar.migration.verifying import Verifying
+from rootcellar.records import GroupRecord, TaskRecord
 from rootcellar.stores.base import Store
 from rootcellar.stores.journal import WritesBehind
 from rootcellar.stores.mirroring import Mirrored
@@ -28,6 +29,8 @@ class Side:
         store: the store.
         url: its URL without a password.
         mirrored, streamed, values: its abilities.
+        lookup: finds single records, with their expiry also if only the server knows it, as for what Celery wrote to
+            Redis.
     """
 
     name: str
@@ -36,6 +39,19 @@ class Side:
     mirrored: Mirrored
     streamed: Streamed
     values: SharesValues
+    lookup: Lookup
+
+    def get(self, task_id: str) -> TaskRecord | None:
+        """Return the record of a task, with its expiry; ``None`` if there is none."""
+        return self.lookup.get_many([task_id]).get(task_id)
+
+    def get_many(self, task_ids: Iterable[str]) -> Mapping[str, TaskRecord]:
+        """Return the records of tasks that exist, by id, with their expiry."""
+        return self.lookup.get_many(task_ids)
+
+    def get_group(self, group_id: str) -> GroupRecord | None:
+        """Return a saved group, with its expiry; ``None`` if there is none."""
+        return self.lookup.get_group(group_id)
 
     @property
     def where(self) -> str:
@@ -52,7 +68,9 @@ class Pair:
 
     def verifying(self, on_found: Callable[..., object], **options: object) -> Verifying:
         """Return what compares both sides; see :class:`~rootcellar.migration.verifying.Verifying`."""
-        source, target = store_endpoint(self.source.store), store_endpoint(self.target.store)
+        source, target = (
+            replace(store_endpoint(side.store), lookup=side.lookup) for side in (self.source, self.target)
+        )
         return Verifying(source, target, on_found=on_found, **options)  # type: ignore[arg-type]
 
     def close(self) -> None:
@@ -101,13 +119,15 @@ def refusal(name: str, store: Store) -> MigrationRefused | None:
 def _side(name: str, store: Store) -> Side:
     if (problem := refusal(name, store)) is not None:
         raise problem
+    streamed = _must(store, Streamed)
     return Side(
         name=name,
         store=store,
         url=redact(store.url.removeprefix("rootcellar+")),
         mirrored=_must(store, Mirrored),
-        streamed=_must(store, Streamed),
+        streamed=streamed,
         values=_must(store, SharesValues),
+        lookup=streamed if isinstance(streamed, Lookup) else store,
     )
 
 

@@ -126,7 +126,7 @@ class Pass:
         The target is read first, because a result is stored in the source first.
         """
         for rows in self._walk(self._pair.target):
-            in_source = persistent(partial(self._pair.source.store.get_many, [row.task_id for row in rows]))
+            in_source = persistent(partial(self._pair.source.get_many, [row.task_id for row in rows]))
             gone = [row for row in rows if row.task_id not in in_source]
             if gone:
                 self._add(removed=persistent(partial(self._pair.target.mirrored.bury_same, gone)))
@@ -144,7 +144,7 @@ class Pass:
 
         These are each SUCCESS, and what the target does not have.
         """
-        stored = persistent(partial(self._to.store.get_many, [row.task_id for row in rows if row.state != "SUCCESS"]))
+        stored = persistent(partial(self._to.get_many, [row.task_id for row in rows if row.state != "SUCCESS"]))
         return [row for row in rows if row.state == "SUCCESS" or row.task_id not in stored]
 
     def _settle(self, rows: Sequence[TaskRecord]) -> None:
@@ -153,7 +153,7 @@ class Pass:
         A later FAILURE is in the target only if its writer was killed before it could mirror it.
         """
         done = [row for row in rows if row.done_at is not None]
-        stored = persistent(partial(self._to.store.get_many, [row.task_id for row in done])) if done else {}
+        stored = persistent(partial(self._to.get_many, [row.task_id for row in done])) if done else {}
         for row in done:
             there = stored.get(row.task_id)
             if there is None or are_same(row, there):
@@ -173,7 +173,7 @@ class Pass:
             self._hooks.check()
             burials, cursor = persistent(partial(self._from.mirrored.burials, cursor, _BURIALS))
             named = {burial.task_id: burial for burial in burials}
-            stored = persistent(partial(self._to.store.get_many, list(named))) if named else {}
+            stored = persistent(partial(self._to.get_many, list(named))) if named else {}
             gone = [row for row in stored.values() if _is_named(row, named[row.task_id].fingerprints)]
             if gone:
                 self._add(removed=persistent(partial(self._to.mirrored.bury_same, gone)))
