@@ -714,6 +714,46 @@ def test_answer_counts_only_for_the_phase_that_was_asked_about() -> None:
         assert phase_of(pair) is Phase.SWITCHING
 
 
+def late(task_id: str) -> TaskRecord:
+    """Return a result of a worker that does not follow the migration, which has reached its phase long before."""
+    return record(task_id, minutes_ago=-5, worker="celery@web9")
+
+
+def test_worker_without_the_variable_is_named_before_only_the_target_is_used() -> None:
+    with memory_pair() as pair:
+        to_phase(pair, Phase.TARGET_FIRST)
+        pair.source.store.put(late("strange"))
+        with pytest.raises(MigrationDiffers, match=r"1 stored by a process without .*strange of celery@web9"):
+            coordinator(pair).advance()
+        assert phase_of(pair) is Phase.TARGET_FIRST
+        assert pair.target.store.get("strange") == late("strange")
+        # the worker was restarted, and stores nothing more there
+        assert coordinator(pair).advance().phase is Phase.TARGET_ONLY
+
+
+def test_pass_before_only_the_target_is_used_is_made_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    with memory_pair() as pair:
+        to_phase(pair, Phase.TARGET_FIRST)
+        watching = _During(lambda: postpone(book(pair), "not today"))
+        with pytest.raises(MigrationRefused, match="not today"):
+            coordinator(pair, watching=watching).advance()
+        pair.source.store.put(late("strange"))
+        monkeypatch.setattr("rootcellar.migration.coordinator.VERIFIED_FOR", timedelta(0))
+        with pytest.raises(MigrationDiffers, match="strange of celery@web9"):
+            coordinator(pair).advance()
+
+
+def test_worker_without_the_variable_is_named_before_the_source_is_left() -> None:
+    with memory_pair() as pair:
+        to_phase(pair, Phase.TARGET_ONLY)
+        pair.source.store.put(late("strange"))
+        with pytest.raises(MigrationDiffers, match="strange of celery@web9"):
+            coordinator(pair).retire()
+        assert pair.target.store.get("strange") == late("strange")
+        pair.source.store.put(late("again"))
+        assert coordinator(pair, replace(QUICK, accept_differences=True)).retire().phase is Phase.RETIRED
+
+
 def test_there_is_no_way_back_from_target_only() -> None:
     with memory_pair() as pair:
         to_phase(pair, Phase.TARGET_ONLY)

@@ -306,6 +306,7 @@ def retire(
     target: TargetArgument = None,
     without: WithoutOption = None,
     wait: WaitOption = None,
+    accept: AcceptOption = False,
     chords: ChordsOption = False,
     yes: YesOption = False,
 ) -> None:
@@ -315,11 +316,14 @@ def retire(
     source once more, and removes what the migration has left in both stores. The results in the source stay: delete
     them when you like. After a rollback it ends the migration on the side of the source.
 
+    It also refuses if a process without ROOTCELLAR_MIGRATION has stored results in the source, names its worker, and
+    copies these results to the target.
+
     Exit status 0 if it is over, 1 after an error, if it is refused or if the answer was no.
     """
     with opened_pair(source, target) as pair:
         screen = Screen()
-        coordinator = _coordinator(pair, screen, None, without, wait, False, chords)
+        coordinator = _coordinator(pair, screen, None, without, wait, accept, chords)
         state = coordinator.book.read()
         if state.phase in (Phase.PREPARED, Phase.TARGET_ONLY):
             left = pair.source if state.phase is Phase.TARGET_ONLY else pair.target

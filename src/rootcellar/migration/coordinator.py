@@ -65,6 +65,10 @@ LEAVE_OUT_FROM = 5.0
 #: for so many seconds after the begin of a phase, a process that is left out may still call a store: its knowledge of
 #: the phase is valid for 10 s, a call that it has begun for 10 s more, and the last answer of a server takes up to 10 s
 LEFT_OUT_AFTER = 30.0
+#: the class of results that came only to the source while every process that follows the migration stored in the target
+UNFOLLOWED = "stored by a process without ROOTCELLAR_MIGRATION"
+#: the clock of a worker may differ from that of the target by so much
+CLOCKS_DIFFER = timedelta(seconds=30)
 #: a process that was heard of so many seconds ago exists
 ALIVE = 30.0
 #: for how long a comparison counts, if nothing was noted meanwhile
@@ -282,6 +286,8 @@ class Coordinator:
             MigrationRefused: both stores are in use.
             MigrationBusy: another operator has changed the phase since the question.
             MigrationChordsOpen: chords are open in the store that would be left.
+            MigrationDiffers: processes that do not follow the migration store results in the source. What they have
+                stored is in the target now.
         """
         self.book.read()
         with self._lock("ends the migration") as lock:
@@ -298,7 +304,8 @@ class Coordinator:
             if state.phase is Phase.TARGET_ONLY:
                 state = self._confirmed(lock)
                 self._check_chords(self.pair.source)
-                self._work(lock, state, PassKind.FORTH)
+                state = self._work(lock, state, PassKind.FORTH)
+                self._check_nobody_is_left(state)
                 self._enter(lock, Phase.RETIRED, Direction.FORTH)
             state = self._confirmed(lock)
             self._clean(lock)
@@ -365,7 +372,7 @@ class Coordinator:
         # again before each step: one may have been placed by a process that does not follow the migration
         copy_holds(self.pair, is_back=needed is PassKind.BACK)
         done = state.finished_pass
-        if done is None or done.kind is not needed or self._has_failed(state):
+        if done is None or done.kind is not needed or self._has_failed(state) or self._is_too_old(state, done):
             state = self._work(lock, state, needed)
         if not self._is_verified(state):
             state = self._verify(lock, state, is_back=needed is PassKind.BACK)
@@ -463,7 +470,9 @@ class Coordinator:
         self._follow_rate(state)
         lock.say(f"pass {kind.value}")
         hooks = Hooks(keep=lambda work: self._keep(lock, work), check=lock.check, show=self._watching.passes)
-        done = Pass(self.pair, state.phase, work, throttle=self._throttle, hooks=hooks).run()
+        is_target_first = state.phase >= Phase.TARGET_FIRST and kind is PassKind.FORTH
+        since = state.phase_since + CLOCKS_DIFFER if is_target_first else None
+        done = Pass(self.pair, state.phase, work, throttle=self._throttle, hooks=hooks, unfollowed_from=since).run()
         finished = replace(done, cursor=None, finished_at=self.book.now(), seconds_left=None)
         self._watching.passed(finished)
         return self._keep(lock, finished)
@@ -477,6 +486,15 @@ class Coordinator:
         return (
             verified is not None and verified.epoch == state.epoch and not (verified.is_clean or verified.is_accepted)
         )
+
+    def _is_too_old(self, state: State, done: PassState) -> bool:
+        """Return whether a process that does not follow the migration may have stored results since a pass.
+
+        In the other phases, it would store them in the store that decides, as every process does.
+        """
+        if state.phase is not Phase.TARGET_FIRST or done.finished_at is None:
+            return False
+        return self.book.now() - done.finished_at > VERIFIED_FOR
 
     def _is_verified(self, state: State) -> bool:
         verified = state.verified
@@ -501,15 +519,20 @@ class Coordinator:
             check=lock.check,
             show=self._watching.compares,
         ).run()
+        left = dict(found.left)
+        examples = {kind: tuple(ids) for kind, ids in found.examples.items()}
+        work = state.finished_pass
+        if work is not None and work.unfollowed:
+            left[UNFOLLOWED], examples[UNFOLLOWED] = work.unfollowed, work.unfollowed_examples
         verified = VerifiedState(
             epoch=state.epoch,
             at=self.book.now(),
             compared=found.records,
             repaired=found.repaired,
-            left=dict(found.left),
+            left=left,
             unfinished=found.unfinished,
             only_in_target=found.only_in_target,
-            examples={kind: tuple(ids) for kind, ids in found.examples.items()},
+            examples=examples,
         )
         self._watching.compared(verified)
         for side, key in noted:
@@ -576,6 +599,22 @@ class Coordinator:
                 where=side.where,
                 remedy="run this again when their tasks have ended, or give --abandon-chords",
             )
+
+    def _check_nobody_is_left(self, state: State) -> None:
+        """Check that the pass has found no result of a process that does not follow the migration.
+
+        Raises:
+            MigrationDiffers: it has, and the operator does not accept that.
+        """
+        work = state.finished_pass
+        if work is None or not work.unfollowed or self.options.accept_differences:
+            return
+        raise MigrationDiffers(
+            f"{work.unfollowed:,} results {UNFOLLOWED} (such as {work.unfollowed_examples[0]})",
+            where=self.pair.source.where,
+            remedy="they are in the target now; restart that worker with the target's URL, and run this again, or give "
+            "--accept-differences",
+        )
 
     def _unconfirmed(self, state: State, silent: Sequence[Process]) -> MigrationUnconfirmed:
         names = tuple(each.name for each in silent)

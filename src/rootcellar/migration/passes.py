@@ -11,7 +11,7 @@ goes on there. All that a pass does may be done twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -34,6 +34,8 @@ from rootcellar.stores.shared_values import SharesValues
 KEEP_EVERY = 1.0
 #: how many burials are read at a time
 _BURIALS = 1_000
+#: how many results of processes that do not follow the migration are named
+NAMED = 10
 
 #: the stages of each kind of pass, in their order
 FORGOTTEN, RESULTS, BURIALS, GROUPS, NOTED = "forgotten", "results", "burials", "groups", "noted"
@@ -83,10 +85,19 @@ class Pass:
         work: how far the pass is.
         throttle: limits the rows a second.
         hooks: what is called meanwhile.
+        unfollowed_from: from when on every process that follows the migration has stored its results in the target;
+            ``None`` if there is no such moment. A later result that only the source has is counted.
     """
 
     def __init__(
-        self, pair: Pair, phase: Phase, work: PassState, *, throttle: Throttle, hooks: Hooks | None = None
+        self,
+        pair: Pair,
+        phase: Phase,
+        work: PassState,
+        *,
+        throttle: Throttle,
+        hooks: Hooks | None = None,
+        unfollowed_from: datetime | None = None,
     ) -> None:
         self._pair = pair
         self._from = _from(pair, work.kind)
@@ -94,6 +105,7 @@ class Pass:
         self._phase = phase
         self._throttle = throttle
         self._hooks = hooks or Hooks()
+        self._unfollowed_from = unfollowed_from
         self._progress = Progress(work.total, done=work.done)
         self._kept_at = time.monotonic()
         self.work = work
@@ -228,6 +240,17 @@ class Pass:
             return
         kept = len(report.kept) + len(report.buried)
         self._add(written=len(report.written), kept=kept, refused=len(report.refused))
+        self._count_unfollowed(row for row in rows if row.task_id in report.written)
+
+    def _count_unfollowed(self, written: Iterable[TaskRecord]) -> None:
+        """Count the results that a process without the variable has stored: the target did not have them."""
+        since = self._unfollowed_from
+        if since is None:
+            return
+        late = [row for row in written if row.done_at is not None and row.done_at > since]
+        named = [f"{row.task_id} of {row.worker or 'an unknown worker'}" for row in late]
+        examples = (*self.work.unfollowed_examples, *named)[:NAMED]
+        self.work = replace(self.work, unfollowed=self.work.unfollowed + len(late), unfollowed_examples=examples)
 
     # -- how far it is
 

@@ -80,6 +80,9 @@ class PassState:
         total: about how many there are.
         written, kept, refused, unreadable, removed: how many records were written, stayed as they were, were refused
             by the other store, could not be read, and were removed because they had been forgotten.
+        unfollowed: how many results were stored by processes that do not follow the migration: they came only to the
+            source, long after every process that follows it had begun to store in the target first.
+        unfollowed_examples: ids of some of them, each with its worker.
         rate: rows a second.
         seconds_left: about how long the rest takes.
         started_at, finished_at: when it began and ended; ``None`` while it runs.
@@ -96,6 +99,8 @@ class PassState:
     refused: int = 0
     unreadable: int = 0
     removed: int = 0
+    unfollowed: int = 0
+    unfollowed_examples: tuple[str, ...] = ()
     rate: float | None = None
     seconds_left: float | None = None
     started_at: datetime
@@ -442,7 +447,8 @@ def state_of(text: str) -> State:
 
 def _pass_of(found: Mapping[str, Any]) -> PassState:
     times = {name: None if found[name] is None else _moment(found[name]) for name in ("started_at", "finished_at")}
-    return PassState(**{**found, "kind": PassKind(found["kind"]), **times})
+    examples = tuple(found.get("unfollowed_examples", ()))
+    return PassState(**{**found, "kind": PassKind(found["kind"]), "unfollowed_examples": examples, **times})
 
 
 def _verified_of(found: Mapping[str, Any]) -> VerifiedState:
