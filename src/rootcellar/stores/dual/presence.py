@@ -52,10 +52,19 @@ class Identity:
 
 def _is_alive(name: str) -> bool:
     """Return whether the process ``<pid>-<start>-<number>`` exists; also if that cannot be found out."""
-    pid, _, start = name.partition("-")
-    if not pid.isdecimal() or not _PROC.is_dir():
+    pid, _, rest = name.partition("-")
+    if not pid.isdecimal():
         return True
-    return _start_of(int(pid)) == start.partition("-")[0]
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        # it exists, and belongs to another user
+        pass
+    start = _start_of(int(pid))
+    # what /proc hides, as that of another user with hidepid, says nothing
+    return not start or start == rest.partition("-")[0]
 
 
 def _start_of(pid: int) -> str:
@@ -68,6 +77,11 @@ def _start_of(pid: int) -> str:
 
 
 def _namespace() -> str:
+    """Return the namespace of process numbers, and which start of which machine it is of; empty if it is unknown.
+
+    The first namespace of every machine has the same number.
+    """
     with suppress(OSError):
-        return os.readlink(_PROC / "self" / "ns" / "pid")
+        boot = (_PROC / "sys" / "kernel" / "random" / "boot_id").read_text().strip()
+        return f"{os.readlink(_PROC / 'self' / 'ns' / 'pid')} {boot}"
     return ""
