@@ -183,6 +183,43 @@ def test_waiter_gets_the_error_if_no_store_can_be_listened_to(open_dual: Open) -
     waiter.close()
 
 
+def test_waiter_is_notified_by_a_store_that_refused_before(open_dual: Open) -> None:
+    store = open_dual(Phase.TARGET_ONLY)
+    waiter = Waiter(store)
+    task_id = new_id()
+    notified = Mailbox()
+    target = store._listened[1].watcher()
+    waiter.watcher().subscribe([task_id], notified.put)
+    wait_until(lambda: target.awaited_ids() == [task_id], "the subscription at the target")
+    target._fail(PermissionDenied("no right to listen"))
+    assert isinstance(notified.take(), PermissionDenied)
+    # the right was granted meanwhile
+    one = record(task_id=task_id)
+    waiter.watcher().subscribe([task_id], notified.put)
+    open_dual(Phase.TARGET_ONLY).put(one)
+    assert notified.take() == [one]
+    waiter.close()
+
+
+@pytest.mark.parametrize("event", ["another wait", "another phase"])
+def test_store_that_refused_is_listened_to_again_after(open_dual: Open, event: str) -> None:
+    store = open_dual(Phase.SWITCHING)
+    assert isinstance(store.phases, FixedPhases)
+    waiter = Waiter(store)
+    first, second = new_id(), new_id()
+    target = store._listened[1].watcher()
+    waiter.watcher().subscribe([first], lambda _: None)
+    wait_until(lambda: target.awaited_ids() == [first], "the subscription at the target")
+    target._fail(PermissionDenied("no right to listen"))
+    wait_until(lambda: not target.awaited_ids(), "the end of the subscription")
+    if event == "another wait":
+        waiter.watcher().subscribe([second], lambda _: None)
+    else:
+        store.phases.set(Phase.TARGET_FIRST)
+    wait_until(lambda: first in target.awaited_ids(), "another subscription at the target")
+    waiter.close()
+
+
 def test_waiter_waits_for_the_end_of_an_outage(open_dual: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_dual(Phase.SWITCHING)
     waiter = Waiter(store)

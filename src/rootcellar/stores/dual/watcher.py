@@ -87,6 +87,8 @@ class DualWatcher(Watcher):
         self._listening: Sequence[Listened] = ()
         #: stores whose watchers have ended with an error
         self._lost: dict[Listened, RootcellarError] = {}
+        #: the phase of the last look
+        self._phase: Phase | None = None
         #: the subscriptions at each store, by task
         self._at: dict[Listened, dict[str, Subscription]] = {source: {}, target: {}}
         self._wanted: dict[str, NotifyOn] = {}
@@ -123,6 +125,7 @@ class DualWatcher(Watcher):
             # whatever is written now, the source gets it at once or soon
             self._record_outage(exc, "Could not read the phase of the migration")
             return [self._source]
+        self._phase = phase
         self._answering = self._source if phase <= Phase.DUAL else self._target
         if phase <= Phase.DUAL:
             return [self._source]
@@ -138,7 +141,11 @@ class DualWatcher(Watcher):
                 # a subscription to the end of a task does not announce its changes
                 self._stop_listening(task_id)
                 self._wanted[task_id] = NotifyOn.CHANGES if notify_on is NotifyOn.CHANGES else NotifyOn.RECORD
-        listened = [each for each in self._listened() if each not in self._lost]
+        known = self._phase
+        stores = self._listened()
+        if added or self._phase is not known:
+            self._try_lost_again()
+        listened = [each for each in stores if each not in self._lost]
         if not listened and self._lost:
             raise next(iter(self._lost.values()))
         for each, subscribed in self._at.items():
@@ -147,6 +154,16 @@ class DualWatcher(Watcher):
             else:
                 self._subscribe(each, added if each in self._listening else self._wanted)
         self._listening = listened
+
+    def _try_lost_again(self) -> None:
+        """Listen again to a store that refused: a right may have been granted since, as for a store without migration.
+
+        All subscriptions there have ended with the error, so each task is subscribed anew.
+        """
+        for each in list(self._lost):
+            _cancel(self._at[each], list(self._at[each]))
+            del self._lost[each]
+            self._listening = [other for other in self._listening if other is not each]
 
     def _subscribe(self, to: Listened, task_ids: Iterable[str]) -> None:
         subscribed = self._at[to]
