@@ -344,6 +344,14 @@ def test_older_layout_of_celerys_tables_is_read(tmp_path: Path, target: Store) -
                 "INSERT INTO celery_taskmeta (task_id, status, result, date_done) VALUES (?, ?, ?, ?)",
                 (task_id, state, pickle.dumps(value), "2026-03-01 10:00:00.000000"),
             )
+        connection.execute(
+            "CREATE TABLE celery_tasksetmeta (id INTEGER PRIMARY KEY, taskset_id VARCHAR(155) UNIQUE, result BLOB,"
+            " date_done DATETIME)"
+        )
+        app = Celery("old", backend="cache+memory://", set_as_current=False)
+        group = app.GroupResult("group", [AsyncResult("old", app=app), app.AsyncResult("error")])
+        row = ("group", pickle.dumps(group), "2026-03-01 10:00:00.000000")
+        connection.execute("INSERT INTO celery_tasksetmeta (taskset_id, result, date_done) VALUES (?, ?, ?)", row)
     url = f"db+sqlite:///{path}"
     assert copied(url, target.url, status=1)["unreadable"] == 4
     assert copied(url, target.url, "--allow-pickle")["copied"] == 4
@@ -355,6 +363,9 @@ def test_older_layout_of_celerys_tables_is_read(tmp_path: Path, target: Store) -
         "running": {"pid": 1},
     }
     assert found["running"].done_at is None
+    saved = target.get_group("group")
+    assert saved is not None
+    assert json.loads(saved.result.body) == [["group", None], [[["old", None], None], [["error", None], None]]]
     assert found["old"].done_at == datetime(2026, 3, 1, 10, tzinfo=timezone.utc)
     ended = run_here("copy", target.url, url)
     assert ended.status == 1

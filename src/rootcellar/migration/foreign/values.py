@@ -241,8 +241,12 @@ def _as_tuples(value: Any) -> Any:
     """Return a pickled result, such as a saved group, as Celery's tuple; another value unchanged."""
     if not isinstance(value, Named):
         return value
-    result_id, *rest = value.args or (None,)
-    if value.name == "GroupResult":
+    name, args = value.name, value.args
+    if name == "_unpickle_appattr" and len(args) == 2:
+        # an app has classes of its own, which are pickled by their names
+        name, args = args
+    result_id, *rest = args or (None,)
+    if name == "GroupResult":
         members = rest[0] if rest and isinstance(rest[0], (list, tuple)) else []
         return [[result_id, None], [_as_tuples(member) for member in members]]
-    return [[result_id, None], None] if value.name in ("AsyncResult", "EagerResult") else value
+    return [[result_id, None], None] if name in ("AsyncResult", "EagerResult") else value
