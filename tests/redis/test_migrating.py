@@ -6,9 +6,10 @@ import itertools
 import json
 import pickle
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,15 +18,22 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rootcellar import errors
+from rootcellar.migration.agreeing import agreeing
+from rootcellar.migration.checksums import Difference
+from rootcellar.migration.endpoint import store_endpoint
+from rootcellar.migration.pair import pair_of
+from rootcellar.migration.verifying import Verifying
 from rootcellar.records import FOREIGN, NO_DATE, GroupRecord, Payload, TaskRecord
 from rootcellar.stores import Store, StoreOptions, open_store
 from rootcellar.stores.base import TaskQuery
+from rootcellar.stores.dual import DualStore, FixedPhases
+from rootcellar.stores.dual.phases import Phase
 from rootcellar.stores.measures import InMemory
 from rootcellar.stores.mirroring import BURIALS_KEPT, Held, Mirrored, fingerprint
 from rootcellar.stores.redis import RedisStore, streaming
 from rootcellar.stores.redis.keys import Keys, slot_of
 from rootcellar.stores.shared_values import SharesValues
-from rootcellar.stores.streaming import Streamed
+from rootcellar.stores.streaming import ReadsWhole, Streamed
 from rootcellar.testing.helpers import able, json_payload
 from tests.helpers import new_id, record, wait_until
 from tests.redis.helpers import opened, our_app, stock_app
@@ -129,6 +137,45 @@ def test_result_of_stock_celery_has_its_time_to_live(redis_url: str, store: Redi
     assert abs(expires_at - datetime.now(timezone.utc) - timedelta(hours=1)) < SECOND
     assert found[ids[1]].expires_at is None
     assert found[ids[0]].result == json_payload({"a": 1})
+
+
+@pytest.mark.parametrize("phase", [Phase.SWITCHING, Phase.TARGET_FIRST])
+def test_result_of_stock_celery_that_a_reader_brings_over_keeps_its_time_to_live(
+    redis_url: str, store: RedisStore, tmp_path: Path, phase: Phase
+) -> None:
+    stock = stock_app(redis_url, result_expires=3_600)
+    ids = [new_id() for _ in range(3)]
+    for task_id in ids:
+        stock.backend.store_result(task_id, {"a": 1}, "SUCCESS")
+    target = open_store(f"sqlite:///{tmp_path}/target.sqlite3")
+    migrated = DualStore(store, target, FixedPhases(phase))
+    migrated.get(ids[0])
+    migrated.get_many([ids[1]])
+    agreeing(pair_of(store, target), phase)(ids[2])
+    left = able(store, ReadsWhole).get_many(ids)
+    for task_id, found in target.get_many(ids).items():
+        expires_at, wanted = found.expires_at, left[task_id].expires_at
+        assert expires_at is not None
+        assert wanted is not None
+        assert abs(expires_at - wanted) < SECOND
+    assert target.get_many(ids).keys() == set(ids)
+    migrated.close()
+
+
+def test_comparison_finds_that_the_time_to_live_of_a_result_of_stock_celery_is_missing(
+    redis_url: str, store: RedisStore, tmp_path: Path
+) -> None:
+    stock_app(redis_url, result_expires=3_600).backend.store_result(task_id := new_id(), {"a": 1}, "SUCCESS")
+    with closing(open_store(f"sqlite:///{tmp_path}/target.sqlite3")) as target:
+        copied = store.get(task_id)
+        assert copied is not None
+        assert copied.expires_at is None
+        able(target, Mirrored).copy([copied])
+        found = Verifying(store_endpoint(store), store_endpoint(target), repair=True).run()
+        assert found.counts == found.repaired == {Difference.EXPIRY: 1}
+        repaired = target.get(task_id)
+    assert repaired is not None
+    assert repaired.expires_at is not None
 
 
 def test_time_to_live_that_only_the_server_knows_is_streamed(store: RedisStore, client: redis.Redis) -> None:

@@ -13,7 +13,7 @@ from rootcellar.records import GroupRecord, TaskRecord
 from rootcellar.stores import Store, StoreOptions
 from rootcellar.stores.mirroring import CopyReport, Held, Mirrored
 from rootcellar.stores.shared_values import SharesValues
-from rootcellar.stores.streaming import Streamed
+from rootcellar.stores.streaming import ReadsWhole, Streamed
 from rootcellar.urls import redact
 
 #: the stores that take several copies at the same time: one is made ready while the server works on the other
@@ -178,13 +178,24 @@ def store_endpoint(store: Store) -> Endpoint:
         where=store.where,
         source=streamed,
         target=None if mirrored is None or streamed is None else _StoreTarget(mirrored, streamed),
-        lookup=store,
+        lookup=_StoreLookup(store),
         mirrored=mirrored,
         values=store.ability(SharesValues),
         store=store,
         at_once=2 if url.startswith(_SEVERAL) else 1,
         close=store.close,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _StoreLookup:
+    store: Store
+
+    def get_many(self, task_ids: Iterable[str]) -> Mapping[str, TaskRecord]:
+        return (self.store.ability(ReadsWhole) or self.store).get_many(task_ids)
+
+    def get_group(self, group_id: str) -> GroupRecord | None:
+        return self.store.get_group(group_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 from rootcellar.records import GroupRecord, TaskRecord
@@ -43,3 +43,14 @@ class Streamed(Protocol):
 
     def open_chords(self) -> int:
         """Return how many chords were begun and are not finished."""
+
+
+@runtime_checkable
+class ReadsWhole(Protocol):
+    """What reads records with the expiry that only the server knows, such as that of a result that Celery itself wrote.
+
+    A store whose records always say when they expire is this itself.
+    """
+
+    def get_many(self, task_ids: Iterable[str]) -> Mapping[str, TaskRecord]:
+        """Return the records that exist of these tasks, by id."""

@@ -24,7 +24,7 @@ def read_at_once(make: Callable[[Callable[[float], bool]], Iterator[Any]]) -> It
 
 
 def _side(name: str, store: Any) -> Side:
-    return Side(name=name, store=store, url=name, mirrored=store, streamed=store, values=store)
+    return Side(name=name, store=store, url=name, mirrored=store, streamed=store, values=store, lookup=store)
 
 
 def _run(kind: PassKind, phase: Phase, source: ScriptedStore, target: ScriptedStore) -> None:

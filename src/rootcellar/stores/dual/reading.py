@@ -41,7 +41,7 @@ class Reading:
             in_source = verb.source.get(task_id)
             if in_source is None or not is_success(in_source):
                 return better(in_target, in_source)
-            refused = verb.target.copy([in_source]).refused
+            refused = verb.target.copy(verb.source.with_expiry([in_source])).refused
             if task_id in refused or not self.asks_target_after_push():
                 # a record that the target cannot keep is only in the source
                 return in_source
@@ -76,7 +76,7 @@ class Reading:
             _replace(found, rest, _better_of_each(rest, in_target, in_source))
             if not pushed:
                 return found
-            refused = verb.target.copy(pushed).refused
+            refused = verb.target.copy(verb.source.with_expiry(pushed)).refused
             answered = [task_id for task_id in asked if task_id in refused or not self.asks_target_after_push()]
             _replace(found, answered, in_source)
             asked = [task_id for task_id in asked if task_id not in answered]

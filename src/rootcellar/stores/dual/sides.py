@@ -11,7 +11,7 @@ from rootcellar.records import ChordPart, GroupRecord, Stored, TaskRecord
 from rootcellar.stores.base import Store
 from rootcellar.stores.mirroring import CopyReport, Held, Mirrored
 from rootcellar.stores.shared_values import SharesValues
-from rootcellar.stores.streaming import Streamed
+from rootcellar.stores.streaming import ReadsWhole, Streamed
 
 A = TypeVar("A")
 
@@ -30,6 +30,7 @@ class Side:
         self.store = store
         self._mirrored = self._required(Mirrored)
         self.shared = self._required(SharesValues)
+        self._whole = store.ability(ReadsWhole)
 
     def _required(self, protocol: type[A]) -> A:
         if (found := self.store.ability(protocol)) is None:
@@ -63,6 +64,14 @@ class Side:
     def get_many(self, task_ids: Iterable[str]) -> dict[str, TaskRecord]:
         """See :class:`~rootcellar.stores.base.Store`."""
         return self.store.get_many(task_ids)
+
+    def with_expiry(self, records: Sequence[TaskRecord]) -> list[TaskRecord]:
+        """Return records of this store that go to the other one, with the expiry that only the server knows."""
+        silent = [record.task_id for record in records if record.expires_at is None]
+        if not silent or self._whole is None or self._whole is self.store:
+            return list(records)
+        found = self._whole.get_many(silent)
+        return [found.get(record.task_id, record) for record in records]
 
     # -- the ability to be mirrored
 

@@ -108,7 +108,7 @@ class Writing:
 
     def look_again_in_source(self, verb: Verb, winner: TaskRecord, in_target: TaskRecord | None) -> TaskRecord | None:
         """C5: return what the source holds by now. Another writer may have changed it since it was mirrored."""
-        return verb.source.get(winner.task_id)
+        return _whole(verb.source, winner.task_id)
 
     def bury_in_target(self, verb: Verb, in_target: TaskRecord | None) -> None:
         """Remove from the target what was forgotten while it was mirrored."""
@@ -190,7 +190,7 @@ class Writing:
 
     def winner(self, decider: Side, record: TaskRecord, stored: Stored) -> TaskRecord | None:
         """Return what the deciding store holds after a put: the record itself, or what had to stay."""
-        return record if stored.written else decider.get(record.task_id)
+        return record if stored.written else _whole(decider, record.task_id)
 
     def mirror_interim(self, stored: Stored, mirror: Callable[[], Held]) -> None:
         """Mirror a state that is not the end of a task, without looking again, because it promises nothing."""
@@ -203,6 +203,12 @@ class Writing:
             work()
         except NotMirrored:
             self.unmirrored.note(record.task_id)
+
+
+def _whole(side: Side, task_id: str) -> TaskRecord | None:
+    """Return what a store holds, with its expiry, to bring it to the other store."""
+    found = side.get(task_id)
+    return None if found is None else side.with_expiry([found])[0]
 
 
 def _as_left(stored: Stored, record: TaskRecord, left: list[TaskRecord]) -> Stored:

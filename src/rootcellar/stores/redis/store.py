@@ -31,7 +31,7 @@ from rootcellar.stores.redis.replication import Replication
 from rootcellar.stores.redis.search import Scanner, query_all
 from rootcellar.stores.redis.servers import OneServer, Servers
 from rootcellar.stores.shared_values import SharesValues
-from rootcellar.stores.streaming import Streamed
+from rootcellar.stores.streaming import ReadsWhole, Streamed
 from rootcellar.stores.watching import Fetch, Watcher
 from rootcellar.support.forking import PerProcess
 
@@ -68,7 +68,7 @@ class RedisStore(Store):
 
     def ability(self, protocol: type[A]) -> A | None:
         """Return an ability, or ``None``. With a journal, a store cannot be migrated: not all records are its own."""
-        if protocol in (Mirrored, Streamed, SharesValues):
+        if protocol in (Mirrored, Streamed, ReadsWhole, SharesValues):
             return None if self._has_journal else self._migrating(protocol)
         return super().ability(protocol)
 
@@ -81,7 +81,8 @@ class RedisStore(Store):
 
             self._abilities = {
                 Mirrored: RedisMirror(self._servers, self._keys, _merged_with, self.where),
-                Streamed: RedisStream(self._servers, self._keys, self._address.db, self.where),
+                Streamed: (stream := RedisStream(self._servers, self._keys, self._address.db, self.where)),
+                ReadsWhole: stream,
                 SharesValues: RedisSharedValues(self._servers, self._keys),
             }
         return cast("A", self._abilities[protocol])
