@@ -39,7 +39,7 @@ QUEUE = "live"
 #: seconds that a client waits for a result, also for the one of a worker that is frozen
 PATIENCE = 120.0
 #: tasks of one round of a client, and seconds between two rounds
-TASKS, REST = 4, 0.05
+TASKS, REST = 4, 0.1
 PARTS = 3
 EXPIRES = timedelta(hours=30)
 
@@ -160,7 +160,7 @@ def store_results(setup: Setup, number: int) -> None:
         notes.rpush(STORED, json.dumps([task_id, seconds]))
         count += 1
         notes.hset(ROUNDS, f"client-{number}", count)
-        time.sleep(REST / 2)
+        time.sleep(REST / 4)
     backend.store.close()
 
 
