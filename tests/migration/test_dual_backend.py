@@ -44,9 +44,11 @@ _targets: dict[str, str] = {}
 def _places(phase: Phase, request: pytest.FixtureRequest) -> Iterator[str]:
     """Yield the URL of a source, whose results are migrated to a target, in a phase that does not change."""
     with REDIS.new_place(request) as source, POSTGRES.new_place(request) as target:
-        with closing(open_store(target)) as store:
-            text = json.dumps({"phase": int(phase), "epoch": int(phase) + 1, "direction": "forth"})
-            able(store, SharesValues).share(STATE_KEY, text)
+        # the source has a copy, for processes that get no answer of the target in time
+        for url in (target, source):
+            with closing(open_store(url)) as store:
+                text = json.dumps({"phase": int(phase), "epoch": int(phase) + 1, "direction": "forth"})
+                able(store, SharesValues).share(STATE_KEY, text)
         _targets[source] = target
         yield source
 
