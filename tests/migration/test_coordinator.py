@@ -22,6 +22,7 @@ from rootcellar.errors import (
     MigrationUnconfirmed,
     PayloadTooLarge,
 )
+from rootcellar.maintenance.burials import forget_old_burials
 from rootcellar.migration.confirmations import Process
 from rootcellar.migration.coordinator import Coordinator, Watching, postpone, set_rate
 from rootcellar.migration.operator import OperatorLock
@@ -814,6 +815,19 @@ def test_values_of_dead_processes_are_removed_at_the_end_and_before_the_next_mig
         pair.target.values.share(f"{PROCESSES}web3/77-1", about)
         threading.Event().wait(0.01)
         assert coordinator(pair_of(pair.target.store, other.target.store)).start().phase is Phase.DUAL
+
+
+def test_old_burials_are_deleted_again_after_a_migration(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rootcellar.maintenance.burials.BURIALS_KEPT", timedelta(seconds=-60))
+    with memory_pair() as pair:
+        to_phase(pair, Phase.TARGET_ONLY)
+        for side in (pair.source, pair.target):
+            side.mirrored.bury(["forgotten"])
+        assert [forget_old_burials(side.store) for side in (pair.source, pair.target)] == [0, 0]
+        coordinator(pair).retire()
+        for side in (pair.source, pair.target):
+            side.mirrored.bury(["forgotten"])
+        assert [forget_old_burials(side.store) for side in (pair.source, pair.target)] == [1, 1]
 
 
 def test_migration_that_was_rolled_back_is_ended_by_retire() -> None:

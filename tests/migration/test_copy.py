@@ -21,6 +21,7 @@ from rootcellar.migration.resuming import CopyState, CopyTaken, StateKeeper, key
 from rootcellar.migration.transfer import packed, unpacked
 from rootcellar.migration.walking import read_ahead, walk_tasks
 from rootcellar.records import DAMAGED, NO_DATE, GroupRecord, Payload, TaskRecord
+from rootcellar.stores.dual.phases import Phase
 from rootcellar.stores.mirroring import CopyReport
 from rootcellar.support.backoff import Backoff
 from rootcellar.testing.memory import MemoryStore, forget_place
@@ -171,6 +172,8 @@ def test_store_of_a_live_migration_is_not_written_to(source: MemoryStore, target
     assert run_here("copy", source.url, target.url, "--dry-run").status == 0
     # it may be read
     assert copy(target.url, source.url)["read"] == 0
+    target.share("migration/state", json.dumps({"phase": int(Phase.RETIRED)}))
+    assert copy(source.url, target.url)["copied"] == 3, "the migration is over"
 
 
 def test_variable_names_an_end(source: MemoryStore, target: MemoryStore, monkeypatch: pytest.MonkeyPatch) -> None:

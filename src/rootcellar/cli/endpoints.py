@@ -24,7 +24,7 @@ from rootcellar.migration.endpoints import open_endpoint
 from rootcellar.opening import backend_of, codec_for, must_exist, named_by
 from rootcellar.payloads import Codec
 from rootcellar.records import TaskRecord
-from rootcellar.stores.dual.phases import STATE_KEY
+from rootcellar.stores.dual.phases import STATE_KEY, goes_on
 
 #: what stands before the name of an app, and before that of a variable of the environment
 _APP, _VARIABLE = "app:", "env:"
@@ -146,7 +146,10 @@ def check_not_migrated(target: Endpoint) -> None:
     Raises:
         MigrationRefused: one does.
     """
-    if target.values is not None and target.values.shared(STATE_KEY):
+    if target.values is None:
+        return
+    state = target.values.shared(STATE_KEY).get(STATE_KEY)
+    if state is not None and goes_on(state.value):
         raise MigrationRefused(
             "this store takes part in a live migration, which copies and repairs by itself",
             where=target.where,

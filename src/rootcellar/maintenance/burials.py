@@ -7,7 +7,7 @@ from rootcellar.stores.base import Store
 from rootcellar.stores.mirroring import BURIALS_KEPT, MIGRATION_KEYS, Mirrored
 from rootcellar.stores.shared_values import SharesValues
 
-#: the key of the shared value that is there as long as a migration goes on
+#: the key of the shared value that is there as long as a migration goes on, and after it
 _STATE = f"{MIGRATION_KEYS}state"
 
 
@@ -21,9 +21,17 @@ def forget_old_burials(store: Store) -> int:
     if mirrored is None or values is None:
         return 0
     try:
-        if _STATE in values.shared(_STATE):
+        state = values.shared(_STATE).get(_STATE)
+        if state is not None and _goes_on(state.value):
             return 0
         return mirrored.forget_burials(values.server_time() - BURIALS_KEPT)
     except PermissionDenied:
         # rights that were granted before there were burials: a user with them stores none
         return 0
+
+
+def _goes_on(state: str) -> bool:
+    # most stores take part in no migration, and their workers do not import what is needed for one
+    from rootcellar.stores.dual.phases import goes_on
+
+    return goes_on(state)

@@ -17,6 +17,7 @@ A result is forgotten on both sides in every phase but the last.
 from __future__ import annotations
 
 import enum
+import json
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -142,3 +143,14 @@ class FixedPhases:
 
     def close(self) -> None:
         """See :class:`Phases`."""
+
+
+def goes_on(state: str) -> bool:
+    """Return whether a migration goes on, as the text of its shared value says; also if that cannot be understood.
+
+    The value stays after the end of a migration, for processes that still have the variable.
+    """
+    try:
+        return bool(json.loads(state)["phase"] != Phase.RETIRED)
+    except (ValueError, KeyError, TypeError):
+        return True
