@@ -74,9 +74,9 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "CONFIRM_PAUSE_SECONDS", 0.01)
 
 
-def enter(store: MemoryStore, phase: Phase, epoch: int, **more: Any) -> None:
+def enter(place: MemoryStore, phase: Phase, epoch: int, **more: Any) -> None:
     """Write the phase, as the coordinator does."""
-    store.share(STATE_KEY, json.dumps({"phase": int(phase), "epoch": epoch, "direction": "forth", **more}))
+    place.share(STATE_KEY, json.dumps({"phase": int(phase), "epoch": epoch, "direction": "forth", **more}))
 
 
 def processes(store: MemoryStore) -> list[dict[str, Any]]:
@@ -206,6 +206,84 @@ def test_process_reads_the_copy_of_the_phase_if_the_target_cannot_be_reached(
         wait_until(lambda: confirmed(source) == [Phase.DUAL], "the confirmation in the source")
     wait_until(lambda: confirmed(target) == [Phase.DUAL], "the confirmation in the target")
     wait_until(lambda: processes(source) == [], "the removal of that in the source")
+
+
+def test_process_with_another_target_is_refused_and_named(
+    open_dual: Callable[[], DualStore], urls: tuple[str, str], source: MemoryStore
+) -> None:
+    """Otherwise it would store only in that target, where nobody else reads."""
+    before = open_dual()
+    assert before.get(new_id()) is None, "no migration has begun"
+    assert len(processes(source)) == 1, "a coordinator that knows another target must find it"
+    enter(source, Phase.TARGET_ONLY, 5, id="one", store="source", target="memory://right")
+    with pytest.raises(MigrationPhaseUnknown, match="goes to memory://right") as caught:
+        open_dual().put(record())
+    assert not caught.value.retryable
+    assert caught.value.remedy is not None
+    assert "ROOTCELLAR_MIGRATION" in caught.value.remedy
+    rounds = _rounds(before)
+    wait_until(lambda: _rounds(before) > rounds + 3, "some rounds of the thread")
+    assert before.phases.now().phase is Phase.PREPARED
+    assert confirmed(source) == [0, None], "neither has confirmed this migration"
+
+
+def test_process_that_names_the_stores_of_the_way_back_in_the_wrong_order_is_refused(
+    open_dual: Callable[[], DualStore], source: MemoryStore, target: MemoryStore
+) -> None:
+    enter(target, Phase.DUAL, 2, id="back", store="source", target="memory://source")
+    enter(source, Phase.DUAL, 2, id="back", store="target", target="memory://source")
+    with pytest.raises(MigrationPhaseUnknown, match="is the source of the migration to memory://source"):
+        open_dual().get(new_id())
+    enter(target, Phase.RETIRED, 6, id="back", store="source", target="memory://source")
+    with pytest.raises(MigrationPhaseUnknown, match="is the target of another migration"):
+        open_dual().get(new_id())
+    enter(source, Phase.RETIRED, 6, id="back", store="target", target="memory://source")
+    dual, one = open_dual(), record()
+    dual.put(one)
+    assert (source.get(one.task_id), target.get(one.task_id)) == (one, None), "a third migration has not begun"
+
+
+def test_process_follows_the_copy_while_the_target_has_lost_its_state(
+    open_dual: Callable[[], DualStore], source: MemoryStore, target: MemoryStore
+) -> None:
+    for store, name in ((target, "target"), (source, "source")):
+        enter(store, Phase.DUAL, 2, id="one", store=name)
+    dual = open_dual()
+    assert dual.phases.now().phase is Phase.DUAL
+    target.unshare([STATE_KEY])
+    enter(source, Phase.SWITCHING, 3, id="one", store="source")
+    wait_until(lambda: dual.phases.now().phase is Phase.SWITCHING, "the phase in the source")
+
+
+def test_target_that_cannot_be_reached_is_not_taken_for_another_one(
+    open_dual: Callable[[], DualStore], urls: tuple[str, str], source: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_calls(monkeypatch, urls[1], StoreUnavailable("stopped"))
+    enter(source, Phase.TARGET_FIRST, 4, id="one", store="source", target="memory://other")
+    with pytest.raises(MigrationPhaseUnknown, match="goes to memory://other") as caught:
+        open_dual().phases.now()
+    assert caught.value.retryable
+    enter(source, Phase.TARGET_FIRST, 4, id="one", store="source", target=urls[1])
+    assert open_dual().phases.now().phase is Phase.TARGET_FIRST
+    enter(source, Phase.DUAL, 2, id="one", store="source", target="memory://other")
+    assert open_dual().phases.now().phase is Phase.DUAL, "results are first in the source"
+
+
+def test_old_copy_in_the_source_takes_no_confirmation_back(
+    open_dual: Callable[[], DualStore],
+    urls: tuple[str, str],
+    source: MemoryStore,
+    target: MemoryStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    enter(target, Phase.SWITCHING, 3, id="one", store="target")
+    enter(source, Phase.DUAL, 2, id="one", store="source")
+    dual = open_dual()
+    assert dual.phases.now().phase is Phase.SWITCHING
+    break_calls(monkeypatch, urls[1], StoreUnavailable("stopped"))
+    began = time.monotonic()
+    wait_until(lambda: dual.phases.now().read_at > began, "a read of the copy")
+    assert dual.phases.now().phase is Phase.SWITCHING
 
 
 def test_verb_reads_the_phase_again_when_its_lease_has_ended(

@@ -8,6 +8,10 @@ the source. It also stores what this process has confirmed, which the coordinato
                     nothing)                                      phase runs any more)
 
     no read succeeded for LEASE_SECONDS: no verb begins before the phase is read again
+
+A target that can be reached and has no phase, although the source has one, is not the target of that migration: the
+variable of this process names another store. No verb begins then, and the value of this process stays in the source,
+so that the coordinator waits for it and names it.
 """
 
 from __future__ import annotations
@@ -21,10 +25,11 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as NotInTime
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from rootcellar.errors import MigrationPhaseUnknown, RootcellarError, StoreUnavailable
+from rootcellar.errors import MigrationPhaseUnknown, MigrationRefused, RootcellarError, StoreUnavailable
 from rootcellar.stores.dual.phases import STATE_KEY, UNMIRRORED_PREFIX, Known, Phase, Running
 from rootcellar.stores.dual.presence import Identity
 from rootcellar.stores.dual.sampling import Samples
@@ -36,6 +41,7 @@ from rootcellar.support.executor import DeadlineExecutor
 from rootcellar.support.forking import PerProcess
 from rootcellar.support.threads import start_thread
 from rootcellar.text.escaping import visible_logs
+from rootcellar.urls import redact
 
 logger = visible_logs(logging.getLogger(__name__))
 
@@ -127,6 +133,9 @@ class Follower:
         self._asks_again_at = 0.0
         #: whether the value of this process may be in the target, and in the source
         self._is_in: dict[Side, bool] = {target: False, source: False}
+        #: whether the value of this process is stored in both: no migration to this target is known
+        self._is_in_both = False
+        self._target_url = redact(target.store.url.removeprefix("rootcellar+"))
 
     # -- for verbs
 
@@ -185,36 +194,107 @@ class Follower:
                 self._register()
             told = self._told_by_either(began)
         except RootcellarError as exc:
+            is_refused = isinstance(exc, MigrationRefused)
             unknown = MigrationPhaseUnknown(
-                f"the phase of the migration cannot be read: {exc.what}", where=exc.where, remedy="try again"
+                exc.what if is_refused else f"the phase of the migration cannot be read: {exc.what}",
+                where=exc.where,
+                remedy=exc.remedy if is_refused else "try again",
             )
-            # what was refused after it had worked is an outage
-            unknown.retryable = exc.retryable or self._known is not None
+            # what was refused by a server after it had worked is an outage
+            unknown.retryable = exc.retryable or (self._known is not None and not is_refused)
             self._failure = (unknown, time.monotonic())
             raise unknown from exc
-        self._adopt(told)
-        return told.known
+        return self._adopt(told)
 
     def _told_by_either(self, began: float) -> Told:
         try:
             text = self._in_time(partial(_state_in, self._target))
         except RootcellarError as exc:
             logger.debug("The phase of the migration is read from the source: %s", exc)
-            text = None
-        if text is not None:
-            return told_by(text, began, self._target.where)
-        return told_by(_state_in(self._source), began, self._source.where)
+            return self._told_without_target(began)
+        told = self._told_by_target(text, began)
+        if told is not None:
+            self._is_in_both = False
+            return told
+        self._is_in_both = True
+        # before the source is read, so that a coordinator that begins now waits for this process
+        self._guarded(self._store_in_source)
+        told = self._told_by_source(began)
+        if told.has_begun and told.known.migration != self._migration:
+            # perhaps the migration has begun between the two reads
+            in_target = self._told_by_target(self._in_time(partial(_state_in, self._target)), began)
+            if in_target is None:
+                raise _wrong_target(
+                    f"has no migration, and that of the source goes to {told.target}", self._target.where
+                )
+            return in_target
+        return told
 
-    def _adopt(self, told: Told) -> None:
-        """Begin verbs in another phase from now on."""
+    def _told_by_target(self, text: str | None, began: float) -> Told | None:
+        """Return what the target says; ``None`` if no migration to this store has begun.
+
+        Raises:
+            MigrationRefused: this store is the source of a migration.
+        """
+        told = None if text is None else told_by(text, began, self._target.where)
+        if told is None or (told.is_of_source and told.is_over):
+            return None
+        if told.is_of_source:
+            raise _wrong_target(f"is the source of the migration to {told.target}", self._target.where)
+        return told
+
+    def _told_by_source(self, began: float) -> Told:
+        """Return what the source says of a migration from it.
+
+        Raises:
+            MigrationRefused: this store is the target of another migration.
+        """
+        told = told_by(_state_in(self._source), began, self._source.where)
+        if not told.is_of_target:
+            return told
+        if told.is_over:
+            # the results came to this store by an earlier migration
+            return told_by(None, began, self._source.where)
+        raise MigrationRefused(
+            "the store of the results is the target of another migration, which is not over",
+            where=self._source.where,
+            remedy="end that one first; until then, name the stores of that one (ROOTCELLAR_MIGRATION)",
+        )
+
+    def _told_without_target(self, began: float) -> Told:
+        """Return what the source says, while the target cannot be reached.
+
+        Where the target decides, this process must know that it means the same target.
+        """
+        told = self._told_by_source(began)
+        is_known = told.known.migration == self._migration or told.target in ("", self._target_url)
+        if told.known.phase.target_decides and not is_known:
+            raise StoreUnavailable(
+                f"the target cannot be reached, and the migration goes to {told.target}", where=self._target.where
+            )
+        return told
+
+    @property
+    def _migration(self) -> str:
+        """The name of the migration that this process follows; empty if it follows none."""
+        known = self._known
+        return "" if known is None else known.migration
+
+    def _adopt(self, told: Told) -> Known:
+        """Begin verbs in another phase from now on; return what is known now."""
         with self._lock:
             known, earlier = told.known, self._known
             if earlier is not None and not known.epoch and earlier.epoch:
                 logger.warning("The phase of the migration is not stored any more: %s goes on.", earlier.phase.name)
-                known = Known(earlier.phase, earlier.is_back, earlier.epoch, known.read_at)
+                known = replace(earlier, read_at=known.read_at)
+            elif earlier is not None and known.migration == earlier.migration and known.epoch < earlier.epoch:
+                # an old copy in the source: what this process has confirmed must stay true
+                known = replace(earlier, read_at=max(known.read_at, earlier.read_at))
             if earlier is None or known.read_at >= earlier.read_at:
                 self._known = known
+            adopted = self._known or known
         self._samples.begin_again((told.known.epoch, told.finished_pass))
+        return adopted
 
     def confirmed(self) -> Known | None:
         """Return the phase in which everything runs that runs in this process; ``None`` if there are two."""
@@ -283,7 +363,11 @@ class Follower:
             self._store(confirmed)
 
     def _store(self, confirmed: Known | None) -> None:
-        """Store the value of this process in the target or, if that cannot be reached, in the source."""
+        """Store the value of this process in the target.
+
+        It is stored in the source if the target cannot be reached, and in both before the migration has begun: perhaps
+        the coordinator knows another target.
+        """
         text = self._value(confirmed)
         with self._storing:
             if self._stop.is_set():
@@ -298,12 +382,23 @@ class Follower:
             self._in_time(lambda: self._target.shared.share(self._me.key, text))
         except RootcellarError as exc:
             logger.debug("The phase is confirmed in the source: %s", exc)
-            self._is_in[self._source] = True
-            self._source.shared.share(self._me.key, text)
+            self._share_with_source(text)
         else:
-            if self._is_in[self._source]:
+            if self._is_in_both:
+                self._guarded(partial(self._share_with_source, text))
+            elif self._is_in[self._source]:
                 self._source.shared.unshare([self._me.key])
                 self._is_in[self._source] = False
+
+    def _store_in_source(self) -> None:
+        """Store the value of this process in the source, if it is not there."""
+        with self._storing:
+            if not self._stop.is_set() and not self._is_in[self._source]:
+                self._share_with_source(self._value(self._stored))
+
+    def _share_with_source(self, text: str) -> None:
+        self._is_in[self._source] = True
+        self._source.shared.share(self._me.key, text)
 
     def _value(self, confirmed: Known | None) -> str:
         compared, differing = self._samples.counts
@@ -364,6 +459,14 @@ class Follower:
 def _epoch(known: Known | None) -> int:
     """Return the epoch of a phase; -1 for nothing."""
     return -1 if known is None else known.epoch
+
+
+def _wrong_target(problem: str, where: str) -> MigrationRefused:
+    return MigrationRefused(
+        f"the store that this process names as the target {problem}",
+        where=where,
+        remedy="correct ROOTCELLAR_MIGRATION (or the transport option migrate_to), and restart this process",
+    )
 
 
 def _state_in(side: Side) -> str | None:

@@ -55,12 +55,14 @@ class Known:
         is_back: whether the migration goes back to the source; then chords may have begun in the target.
         epoch: the number of the phase since the beginning of the migration; 0 before it has begun.
         read_at: the monotonic time when its read began.
+        migration: the random name of the migration; empty before it has begun.
     """
 
     phase: Phase
     is_back: bool = False
     epoch: int = 0
     read_at: float = 0.0
+    migration: str = ""
 
 
 class Running:

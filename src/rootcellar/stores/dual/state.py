@@ -1,4 +1,4 @@
-"""What the shared value with the phase says: ``{"phase": 1, "epoch": 2, "direction": "forth", …}``.
+"""What the shared value with the phase says: ``{"phase": 1, "epoch": 2, "direction": "forth", "id": …, …}``.
 
 The coordinator of the migration writes it, with more in it, which only the coordinator reads.
 """
@@ -21,10 +21,27 @@ class Told:
     Attributes:
         known: the phase.
         finished_pass: names the last pass that has ended; ``None`` if none has ended.
+        verified_at: names the last comparison of both stores; ``None`` if there was none.
+        is_of_source, is_of_target: whether this is what the source, or the target, of the migration has.
+        target: the URL of the target, without its password; empty if it is not there.
     """
 
     known: Known
     finished_pass: object = None
+    verified_at: object = None
+    is_of_source: bool = False
+    is_of_target: bool = False
+    target: str = ""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is a migration; it may be over."""
+        return self.known.epoch > 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the migration is over: its source is not used any more."""
+        return self.known.phase is Phase.RETIRED
 
 
 def told_by(text: str | None, read_at: float, where: str) -> Told:
@@ -42,8 +59,21 @@ def told_by(text: str | None, read_at: float, where: str) -> Told:
         return Told(Known(Phase.PREPARED, read_at=read_at))
     try:
         found: Mapping[str, Any] = json.loads(text)
-        known = Known(Phase(found["phase"]), found.get("direction") == "back", int(found.get("epoch") or 0), read_at)
-        return Told(known, (found.get("work") or {}).get("finished_at"))
+        known = Known(
+            Phase(found["phase"]),
+            found.get("direction") == "back",
+            int(found.get("epoch") or 0),
+            read_at,
+            str(found.get("id") or ""),
+        )
+        return Told(
+            known,
+            finished_pass=(found.get("work") or {}).get("finished_at"),
+            verified_at=(found.get("verified") or {}).get("at"),
+            is_of_source=found.get("store") == "source",
+            is_of_target=found.get("store") == "target",
+            target=str(found.get("target") or ""),
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise MigrationPhaseUnknown(
             f"the phase of the migration in {STATE_KEY} cannot be read: {type(exc).__name__}",
