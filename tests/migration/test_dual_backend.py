@@ -57,7 +57,8 @@ def _migrated(phase: Phase) -> StoreUnderTest:
     return StoreUnderTest(name=f"dual redis to postgres in {phase.name}", new_place=partial(_places, phase))
 
 
-PHASES = list(Phase)[:-1] if HEAVY else [Phase.SWITCHING]
+#: some clients of the suite know only the source, which gets no results in the later phases
+PHASES = [phase for phase in Phase if phase <= Phase.TARGET_FIRST] if HEAVY else [Phase.SWITCHING]
 WORKERS = [WorkerUnderTest(_migrated(phase), "prefork", REDIS_BROKER, essentials_only=not HEAVY) for phase in PHASES]
 
 
