@@ -8,10 +8,11 @@ import multiprocessing
 import os
 import random
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -200,12 +201,29 @@ class Scene:
         self.wait_until(lambda: len(self.children()) == 4, "the worker has four processes")
         frozen, killed = self._dice.sample(self.children(), 2)
         os.kill(frozen, signal.SIGSTOP)
+        while self._source_is_locked():
+            os.kill(frozen, signal.SIGCONT)
+            time.sleep(0.01)
+            os.kill(frozen, signal.SIGSTOP)
         os.kill(killed, signal.SIGKILL)
         self.killed += 1
         try:
             yield frozen
         finally:
             os.kill(frozen, signal.SIGCONT)
+
+    def _source_is_locked(self) -> bool:
+        """Return whether the process that was frozen holds the lock of a file of SQLite: then nobody can write it."""
+        scheme, _, path = self.setup.source.partition(":///")
+        if scheme != "sqlite":
+            return False
+        with closing(sqlite3.connect(path, timeout=0.5, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+            connection.execute("ROLLBACK")
+            return False
 
     def kill(self, migrator: Any) -> None:
         """Kill a command of the migration."""
