@@ -30,6 +30,7 @@ from rootcellar.stores.dual import DualStore, Phase, following
 from rootcellar.stores.dual.phases import PROCESS_PREFIX, STATE_KEY, UNMIRRORED_PREFIX
 from rootcellar.stores.dual.sampling import Samples, difference
 from rootcellar.stores.dual.sides import Side
+from rootcellar.stores.dual.unmirrored import MORE
 from rootcellar.stores.shared_values import SharesValues
 from rootcellar.testing.helpers import NOW, PATIENCE, able, new_id, record, wait_until
 from rootcellar.testing.memory import MemoryStore, forget_place
@@ -449,6 +450,24 @@ def test_unmirrored_results_are_noted_in_the_store_that_decides(
         )
         assert dual.unmirrored.count == 5
         dual.close()
+
+
+def test_notes_begin_again_after_a_comparison(
+    open_dual: Callable[[], DualStore], source: MemoryStore, target: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rootcellar.stores.dual.unmirrored.MAX_NOTED", 1)
+    enter(target, Phase.DUAL, 2)
+    dual = open_dual()
+    dual.phases.now()
+    for task_id, noted in (("one", "one"), ("two", MORE)):
+        dual.unmirrored.note(task_id)
+        wait_until(lambda noted=noted: UNMIRRORED_PREFIX + noted in source.shared(UNMIRRORED_PREFIX), "the note")
+    wait_until(lambda: dual.unmirrored.waiting() == [], "the end of this round")
+    enter(target, Phase.DUAL, 2, verified={"at": "2030-01-01T00:00:00+00:00"})
+    rounds = _rounds(dual)
+    wait_until(lambda: _rounds(dual) > rounds + 2, "some rounds of the thread")
+    dual.unmirrored.note("three")
+    wait_until(lambda: f"{UNMIRRORED_PREFIX}three" in source.shared(UNMIRRORED_PREFIX), "the note")
 
 
 def test_sample_of_reads_is_compared(

@@ -28,7 +28,7 @@ from rootcellar.stores.counting import Counted
 from rootcellar.stores.dual import DualStore, FixedPhases, Phase
 from rootcellar.stores.dual.abilities import DualHolding
 from rootcellar.stores.dual.reading import better
-from rootcellar.stores.dual.unmirrored import MAX_NOTED, Unmirrored
+from rootcellar.stores.dual.unmirrored import MAX_NOTED, MORE, Unmirrored
 from rootcellar.stores.expiring import Due, Expiring
 from rootcellar.stores.holding import Holding
 from rootcellar.stores.mirroring import CopyReport, Mirrored
@@ -564,7 +564,23 @@ def test_notes_are_limited() -> None:
     for number in range(MAX_NOTED + 10):
         unmirrored.note(str(number))
     assert unmirrored.count == MAX_NOTED + 10
-    assert len(unmirrored.waiting()) == MAX_NOTED
+    assert unmirrored.waiting() == [*map(str, range(MAX_NOTED)), MORE]
+    for task_id in unmirrored.waiting():
+        unmirrored.written(task_id)
+    unmirrored.note("later")
+    assert unmirrored.waiting() == [MORE], "the coordinator must compare again"
+    unmirrored.written(MORE)
+    unmirrored.begin_again("a comparison")
+    unmirrored.note("later")
+    assert unmirrored.waiting() == ["later"]
+
+
+def test_result_is_noted_again_after_its_note_was_written() -> None:
+    unmirrored = Unmirrored()
+    for _ in range(2):
+        unmirrored.note("one")
+        assert unmirrored.waiting() == ["one"], "the coordinator removes each note"
+        unmirrored.written("one")
 
 
 def test_notes_of_a_forked_process_are_its_own() -> None:

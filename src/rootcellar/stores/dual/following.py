@@ -294,6 +294,7 @@ class Follower:
                 self._known = known
             adopted = self._known or known
         self._samples.begin_again((told.known.epoch, told.finished_pass))
+        self._unmirrored.begin_again((adopted.epoch, told.finished_pass, told.verified_at))
         return adopted
 
     def confirmed(self) -> Known | None:

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 from rootcellar.support.forking import PerProcess
 
-#: the most ids that a process notes; the pass finds the others too, because it reads everything
+#: the most ids that a process notes between two comparisons of both stores, which find the others too
 MAX_NOTED = 10_000
+#: stands for all ids beyond these, so that the coordinator compares again; no task has this id
+MORE = "more than one process notes"
 
 
 class _Notes:
@@ -17,14 +19,16 @@ class _Notes:
     Attributes:
         count: how many results were not mirrored since the process began.
         waiting: the ids that are not in the shared values yet.
-        noted: those that are, or were.
+        written: how many were written into them since the last comparison.
+        begun_after: names this comparison.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.count = 0
         self.waiting: dict[str, None] = {}
-        self.noted: set[str] = set()
+        self.written = 0
+        self.begun_after: object = None
 
 
 class Unmirrored:
@@ -43,8 +47,8 @@ class Unmirrored:
         notes = self._notes.get()
         with notes.lock:
             notes.count += 1
-            if task_id not in notes.noted and len(notes.noted) + len(notes.waiting) < MAX_NOTED:
-                notes.waiting[task_id] = None
+            # also if it was written before: the coordinator may have removed that note
+            notes.waiting[task_id if notes.written + len(notes.waiting) < MAX_NOTED else MORE] = None
 
     def waiting(self) -> list[str]:
         """Return the ids that are not in the shared values yet."""
@@ -57,7 +61,15 @@ class Unmirrored:
         notes = self._notes.get()
         with notes.lock:
             notes.waiting.pop(task_id, None)
-            notes.noted.add(task_id)
+            notes.written += 1
+
+    def begin_again(self, after: object) -> None:
+        """Count what is written from zero, if ``after`` is another comparison than before."""
+        notes = self._notes.get()
+        with notes.lock:
+            if notes.begun_after != after:
+                notes.begun_after = after
+                notes.written = 0
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.waiting())
