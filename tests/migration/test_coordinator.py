@@ -26,7 +26,7 @@ from rootcellar.maintenance.burials import forget_old_burials
 from rootcellar.migration.confirmations import Process
 from rootcellar.migration.coordinator import Coordinator, Watching, postpone, set_rate
 from rootcellar.migration.operator import OperatorLock
-from rootcellar.migration.pair import Pair, pair_of
+from rootcellar.migration.pair import Pair, Side, pair_of
 from rootcellar.migration.passes import Pass, begin
 from rootcellar.migration.plan import Level, plan
 from rootcellar.migration.state import (
@@ -224,6 +224,39 @@ def test_hold_that_is_placed_in_one_store_is_in_both_after_the_next_step(tmp_pat
         target.place_hold("task:target", "the same", "ann", datetime.now(timezone.utc))
         coordinator(pair).rollback()
         assert [each.filter for each in source.holds()] == ["task:late", "task:target"]
+
+
+def hold_in(side: Side, reason: str) -> None:
+    holding = side.store.ability(Holding)
+    assert holding is not None
+    holding.place_hold("task:shop.*", reason, "ann", datetime.now(timezone.utc))
+
+
+def reasons_in(side: Side) -> set[str]:
+    holding = side.store.ability(Holding)
+    assert holding is not None
+    return {hold.reason for hold in holding.holds()}
+
+
+def test_hold_that_was_placed_in_the_source_is_in_the_target_before_the_source_is_left(tmp_path: Path) -> None:
+    with sqlite_pair(tmp_path) as pair:
+        to_phase(pair, Phase.TARGET_ONLY)
+        hold_in(pair.source, "by a command without the variable")
+        coordinator(pair).retire()
+        assert reasons_in(pair.target) == {"by a command without the variable"}
+
+
+@pytest.mark.parametrize("where", ["source", "target"])
+def test_hold_that_was_released_in_one_store_is_released_in_both(tmp_path: Path, where: str) -> None:
+    with sqlite_pair(tmp_path) as pair:
+        hold_in(pair.source, "released")
+        hold_in(pair.source, "kept")
+        to_phase(pair, Phase.DUAL)
+        holding = getattr(pair, where).store.ability(Holding)
+        number = next(hold.id for hold in holding.holds() if hold.reason == "released")
+        holding.release_hold(number, "bob", datetime.now(timezone.utc))
+        coordinator(pair).advance()
+        assert reasons_in(pair.source) == reasons_in(pair.target) == {"kept"}
 
 
 def test_holds_that_the_target_cannot_keep_refuse_the_migration(tmp_path: Path) -> None:
@@ -609,6 +642,18 @@ def test_rollback_brings_a_noted_failure_of_the_target_to_the_source() -> None:
         coordinator(pair).rollback()
         assert pair.source.store.get("again") == record("again", "FAILURE", "second")
         assert read_status(pair).unmirrored == 0
+
+
+@pytest.mark.parametrize("is_later_in_target", [True, False])
+def test_rollback_keeps_the_later_failure_of_a_writer_that_was_killed(is_later_in_target: bool) -> None:
+    """The writer was killed between its two writes, so nothing is noted, and readers may have seen what it stored."""
+    first, second = record("again", "FAILURE", "first", minutes_ago=9), record("again", "FAILURE", "second")
+    with memory_pair() as pair:
+        to_phase(pair, Phase.TARGET_FIRST)
+        pair.source.store.put(first if is_later_in_target else second)
+        pair.target.store.put(second if is_later_in_target else first)
+        coordinator(pair).rollback()
+        assert pair.source.store.get("again") == second
 
 
 def test_rollback_applies_burials_of_the_target() -> None:

@@ -304,6 +304,7 @@ class Coordinator:
             if state.phase is Phase.TARGET_ONLY:
                 state = self._confirmed(lock)
                 self._check_chords(self.pair.source)
+                copy_holds(self.pair)
                 state = self._work(lock, state, PassKind.FORTH)
                 self._check_nobody_is_left(state)
                 self._enter(lock, Phase.RETIRED, Direction.FORTH)
@@ -360,6 +361,9 @@ class Coordinator:
                 where=self.pair.target.where,
                 remedy="everything is copied; run `rootcellar migrate advance` to go on",
             )
+        if needed is not None:
+            # also what was placed during a long pass
+            copy_holds(self.pair, is_back=needed is PassKind.BACK)
         self._enter(lock, following, direction)
         return self._confirmed(lock)
 
