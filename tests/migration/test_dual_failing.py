@@ -15,7 +15,7 @@ import pytest
 from rootcellar.errors import PayloadTooLarge, RootcellarError, StoreUnavailable
 from rootcellar.records import TaskRecord
 from rootcellar.stores import Store, StoreOptions, open_store
-from rootcellar.stores.dual import DualStore, FixedPhases, Phase
+from rootcellar.stores.dual import DualStore, FixedPhases, Phase, mirror_breaker
 from rootcellar.stores.dual.phases import STATE_KEY, UNMIRRORED_PREFIX
 from rootcellar.stores.mirroring import Mirrored, fingerprint
 from rootcellar.stores.shared_values import SharesValues
@@ -250,6 +250,30 @@ def test_open_breaker_is_closed_by_a_probe(dual: DualStore, target: Failing) -> 
     one = record()
     dual.put(one)
     assert target.get(one.task_id) == one
+
+
+def test_breaker_that_opens_again_and_again_waits_longer(
+    dual: DualStore, target: Failing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A probe may be answered although each result fails; each of them would wait for a second."""
+    target.error = StoreUnavailable("stopped")
+    breaker = dual.to_target
+    monkeypatch.setattr(breaker, "_works", lambda: True)
+    monkeypatch.setattr(mirror_breaker, "REOPENED_SECONDS", (0.0, 0.02, 3600.0))
+    for _ in range(3):
+        assert not breaker.is_open
+        dual.put(record())
+        switch = breaker._switches.get()
+        if switch.reopened < 2:
+            wait_until(lambda: not breaker.is_open, "the probe")
+    assert breaker.is_open
+    assert breaker._pause(switch, 1) == 3600.0
+    breaker.close()
+    dual.put(record())
+    wait_until(lambda: not breaker.is_open, "the probe of a breaker that begins again")
+    monkeypatch.setattr(mirror_breaker, "STABLE_SECONDS", 0.0)
+    dual.put(record())
+    assert breaker._switches.get().reopened == 0, "it was closed for long"
 
 
 def test_target_that_answers_late_stays_out_of_use(dual: DualStore, target: Failing) -> None:

@@ -26,7 +26,7 @@ from rootcellar.errors import (
 )
 from rootcellar.records import TaskRecord
 from rootcellar.stores import StoreOptions, open_store
-from rootcellar.stores.dual import DualStore, Phase, following
+from rootcellar.stores.dual import DualStore, Phase, following, presence
 from rootcellar.stores.dual.phases import PROCESS_PREFIX, STATE_KEY, UNMIRRORED_PREFIX
 from rootcellar.stores.dual.sampling import Samples, difference
 from rootcellar.stores.dual.sides import Side
@@ -405,6 +405,39 @@ def test_values_of_dead_processes_of_this_host_are_removed(
     assert not keys & {dead, reused}
     assert keys > {in_another_container, elsewhere}
     assert len(keys) == 3
+
+
+def test_process_that_the_system_hides_is_alive(
+    target: MemoryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As with hidepid, which hides /proc/<pid> of another user's process."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    me = following.Identity()
+    value = json.dumps({"namespace": me.namespace})
+    monkeypatch.setattr(presence, "_PROC", tmp_path)
+    living, dead = f"{me.keys_of_host}{os.getpid()}-123-1", f"{me.keys_of_host}{ended.pid}-123-1"
+    for key in (living, dead):
+        target.share(key, value)
+    assert me.dead(target.shared(me.keys_of_host)) == [dead]
+
+
+def test_process_of_another_machine_with_the_same_name_is_not_judged(
+    target: MemoryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The first namespace of each Linux has the same number."""
+    here = following.Identity()
+    boot = tmp_path / "sys" / "kernel" / "random" / "boot_id"
+    boot.parent.mkdir(parents=True)
+    boot.write_text("another\n")
+    (tmp_path / "self" / "ns").mkdir(parents=True)
+    (tmp_path / "self" / "ns" / "pid").symlink_to(os.readlink("/proc/self/ns/pid"))
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(presence, "_PROC", tmp_path)
+        other = following.Identity()
+    assert other.namespace
+    target.share(f"{here.keys_of_host}{_free_pid()}-123-1", json.dumps({"namespace": other.namespace}))
+    assert here.dead(target.shared(here.keys_of_host)) == []
 
 
 def _free_pid() -> int:

@@ -556,6 +556,69 @@ def test_result_is_forgotten_if_the_store_that_decides_keeps_no_holds(
     store.close()
 
 
+# -- groups
+
+
+def saved() -> GroupRecord:
+    return GroupRecord(group_id=new_id(), result=json_payload(1), done_at=NOW)
+
+
+@pytest.mark.parametrize("phase", [Phase.SWITCHING, Phase.TARGET_FIRST])
+def test_group_that_is_deleted_while_it_is_read_stays_deleted(
+    phase: Phase, open_dual: Open, source: MemoryStore, target: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, reader = saved(), open_dual(phase)
+    source.put_group(group)
+    copy_groups = MemoryStore.copy_groups
+
+    def late(self: MemoryStore, groups: Any) -> int:
+        open_dual(phase).delete_group(group.group_id)
+        return copy_groups(self, groups)
+
+    monkeypatch.setattr(MemoryStore, "copy_groups", late)
+    assert reader.get_group(group.group_id) is None
+    assert (source.get_group(group.group_id), target.get_group(group.group_id)) == (None, None)
+
+
+@pytest.mark.parametrize("phase", WITH_TWO_STORES)
+def test_group_that_is_deleted_while_it_is_saved_stays_deleted(
+    phase: Phase, open_dual: Open, source: MemoryStore, target: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, writer = saved(), open_dual(phase)
+    other = source if phase.target_decides else target
+    put_group = MemoryStore.put_group
+
+    def late(self: MemoryStore, one: GroupRecord) -> None:
+        if self is other:
+            open_dual(phase).delete_group(group.group_id)
+        put_group(self, one)
+
+    monkeypatch.setattr(MemoryStore, "put_group", late)
+    writer.put_group(group)
+    assert (source.get_group(group.group_id), target.get_group(group.group_id)) == (None, None)
+
+
+def test_save_that_ends_while_its_group_is_deleted_brings_nothing_back(
+    open_dual: Open, source: MemoryStore, target: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, writer = saved(), open_dual(Phase.TARGET_FIRST)
+    target.put_group(group)
+    delete_group = MemoryStore.delete_group
+
+    def late(self: MemoryStore, group_id: str) -> None:
+        delete_group(self, group_id)
+        if self is source and source.get_group(group_id) is None and not has_ended:
+            has_ended.append(True)
+            with writer.verb() as verb:
+                writer.groups._mirror(verb, group)
+
+    has_ended: list[bool] = []
+    monkeypatch.setattr(MemoryStore, "delete_group", late)
+    open_dual(Phase.TARGET_FIRST).delete_group(group.group_id)
+    assert has_ended
+    assert (source.get_group(group.group_id), target.get_group(group.group_id)) == (None, None)
+
+
 # -- notes
 
 

@@ -40,7 +40,11 @@ class Groups:
         for _ in range(MAX_LOOKS):
             self._writing.call_other(verb, partial(_save, group))
             found = verb.decider.store.get_group(group.group_id)
-            if found is None or found.result == group.result:
+            if found is None:
+                # it was deleted meanwhile, perhaps before it was in the other store
+                self._writing.call_other(verb, partial(_delete, group))
+                return
+            if found.result == group.result:
                 return
             group = found
 
@@ -55,18 +59,32 @@ class Groups:
         if in_source is None:
             return None
         verb.target.copy_groups([in_source])
+        if verb.source.store.get_group(group_id) is None:
+            # it was deleted meanwhile, perhaps before it was in the target
+            _delete(in_source, verb.target)
         return verb.target.store.get_group(group_id)
 
     def delete(self, verb: Verb, group_id: str) -> None:
         """Delete a saved group in both stores.
 
+        The target comes first because a save that it decides looks there whether the group still exists, and last
+        because a read looks for that in the source, and has perhaps copied the group to the target.
+
         Raises:
             StoreUnavailable: also if only one of the stores cannot be reached. Repeat the call.
         """
         if verb.phase is not Phase.RETIRED:
+            verb.target.store.delete_group(group_id)
             verb.source.store.delete_group(group_id)
         verb.target.store.delete_group(group_id)
 
 
 def _save(group: GroupRecord, side: Side) -> None:
     side.store.put_group(group)
+
+
+def _delete(group: GroupRecord, side: Side) -> None:
+    """Delete a group, unless it was saved with other contents meanwhile."""
+    found = side.store.get_group(group.group_id)
+    if found is not None and found.result == group.result:
+        side.store.delete_group(group.group_id)

@@ -7,6 +7,9 @@
                                                |  ^
                                                └──┘ a probe failed: the pause grows
 
+A probe is small, so it may be answered although the calls fail (a full disk, a locked table, one node of a cluster). A
+breaker that opens soon after it was closed therefore waits longer each time.
+
 What is not mirrored meanwhile is noted (:class:`Unmirrored`), and a pass of the migration brings it over.
 """
 
@@ -14,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as NotInTime
 from functools import partial
@@ -37,6 +41,10 @@ MIRROR_TIMEOUT = 1.0
 #: milliseconds between two tests whether the store answers again: the first pause, and the longest one
 FIRST_PROBE_MS = 100.0
 LONGEST_PROBE_MS = 5_000.0
+#: the shortest pauses in seconds after an opening, if the breaker opens again and again; the last one stays
+REOPENED_SECONDS = (0.0, 2.0, 10.0, 60.0)
+#: seconds after which a closed breaker has been closed for long
+STABLE_SECONDS = 30.0
 
 
 class NotMirrored(Exception):
@@ -44,11 +52,18 @@ class NotMirrored(Exception):
 
 
 class _Switch:
-    """Whether the breaker is open, in one process."""
+    """Whether the breaker is open, in one process.
+
+    Attributes:
+        reopened: how often it was opened soon after it had been closed.
+        closed_at: the monotonic time when it was closed; 0 before.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.is_open = False
+        self.reopened = 0
+        self.closed_at = 0.0
         self.stop = threading.Event()
 
 
@@ -108,6 +123,8 @@ class MirrorBreaker:
         with switch.lock:
             if switch.is_open:
                 return
+            was_closed = time.monotonic() - switch.closed_at if switch.closed_at else STABLE_SECONDS
+            switch.reopened = switch.reopened + 1 if was_closed < STABLE_SECONDS else 0
             stop = switch.stop = threading.Event()
             start_thread(partial(self._wait_until_back, switch, stop), "rootcellar-mirror")
             # set last: after an interruption, the breaker must not stay open without a thread that closes it
@@ -116,15 +133,20 @@ class MirrorBreaker:
 
     def _wait_until_back(self, switch: _Switch, stop: threading.Event) -> None:
         tries = 1
-        while not stop.wait(self._pauses.before(tries)):
+        while not stop.wait(self._pause(switch, tries)):
             if self._works():
                 break
             tries += 1
         with switch.lock:
             if switch.stop is stop:
-                switch.is_open = False
+                switch.is_open, switch.closed_at = False, time.monotonic()
         if not stop.is_set():
             logger.warning("Results are mirrored again. [%s]", self._where)
+
+    def _pause(self, switch: _Switch, tries: int) -> float:
+        """Return the seconds to wait before a probe, counted from 1 since the breaker was opened."""
+        shortest = REOPENED_SECONDS[min(switch.reopened, len(REOPENED_SECONDS) - 1)]
+        return max(self._pauses.before(tries), shortest)
 
     def _works(self) -> bool:
         try:
