@@ -130,7 +130,7 @@ def _compared_lines(state: State, status: Status) -> Iterator[tuple[str, str]]:
         yield "Real reads", sampled_line(status.counters)
     noted = status.unmirrored
     if noted:
-        yield "Noted", f"{noted:,} result{'s' * (noted != 1)} of which one store may lack the last state"
+        yield "Noted", f"{noted:,} result{'s' * (noted != 1)} whose last state may be missing in one store"
 
 
 def sampled_line(counters: Mapping[str, int]) -> str:
@@ -207,7 +207,7 @@ class Screen(Watching):
         self._is_shown = False
         self._silent: tuple[str, ...] = ()
         self._next_silent = 0.0
-        #: the epoch of which it was printed that all have confirmed it
+        #: the epoch for which it was printed that all have confirmed
         self._confirmed = 0
 
     def waits(self, state: State, silent: Sequence[Process], seconds: float) -> None:

@@ -454,7 +454,7 @@ MIGRATION_READS = Metric(
     kind=Kind.GAUGE,
     source=Source.EXPORTER,
     labels=("outcome",),
-    help="Real reads of which both stores were compared since the last pass. The outcome is same or different.",
+    help="Real reads that were compared in both stores since the last pass. The outcome is same or different.",
     needs="a migration",
 )
 

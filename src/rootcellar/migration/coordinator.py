@@ -149,7 +149,7 @@ class Coordinator:
     Args:
         pair: both stores.
         options: what the operator says.
-        watching: is told what happens.
+        watching: gets what happens.
         by: who the operator is.
     """
 

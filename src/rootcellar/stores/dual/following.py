@@ -34,7 +34,7 @@ from rootcellar.stores.dual.phases import STATE_KEY, UNMIRRORED_PREFIX, Known, P
 from rootcellar.stores.dual.presence import Identity
 from rootcellar.stores.dual.sampling import Samples
 from rootcellar.stores.dual.sides import Side
-from rootcellar.stores.dual.state import Told, told_by
+from rootcellar.stores.dual.state import StoredState, stored_state
 from rootcellar.stores.dual.unmirrored import Unmirrored
 from rootcellar.support.backoff import Backoff
 from rootcellar.support.executor import DeadlineExecutor
@@ -192,7 +192,7 @@ class Follower:
             if not self._has_thread:
                 # first, so that the coordinator knows of this process before it has confirmed anything
                 self._register()
-            told = self._told_by_either(began)
+            stored = self._state_of_either(began)
         except RootcellarError as exc:
             is_refused = isinstance(exc, MigrationRefused)
             unknown = MigrationPhaseUnknown(
@@ -204,75 +204,75 @@ class Follower:
             unknown.retryable = exc.retryable or (self._known is not None and not is_refused)
             self._failure = (unknown, time.monotonic())
             raise unknown from exc
-        return self._adopt(told)
+        return self._adopt(stored)
 
-    def _told_by_either(self, began: float) -> Told:
+    def _state_of_either(self, began: float) -> StoredState:
         try:
             text = self._in_time(partial(_state_in, self._target))
         except RootcellarError as exc:
             logger.debug("The phase of the migration is read from the source: %s", exc)
-            return self._told_without_target(began)
-        told = self._told_by_target(text, began)
-        if told is not None:
+            return self._state_without_target(began)
+        stored = self._state_of_target(text, began)
+        if stored is not None:
             self._is_in_both = False
-            return told
+            return stored
         self._is_in_both = True
         # before the source is read, so that a coordinator that begins now waits for this process
         self._guarded(self._store_in_source)
-        told = self._told_by_source(began)
-        if told.has_begun and told.known.migration != self._migration:
+        stored = self._state_of_source(began)
+        if stored.has_begun and stored.known.migration != self._migration:
             # perhaps the migration has begun between the two reads
-            in_target = self._told_by_target(self._in_time(partial(_state_in, self._target)), began)
+            in_target = self._state_of_target(self._in_time(partial(_state_in, self._target)), began)
             if in_target is None:
                 raise _wrong_target(
-                    f"has no migration, and that of the source goes to {told.target}", self._target.where
+                    f"has no migration, and that of the source goes to {stored.target}", self._target.where
                 )
             return in_target
-        return told
+        return stored
 
-    def _told_by_target(self, text: str | None, began: float) -> Told | None:
+    def _state_of_target(self, text: str | None, began: float) -> StoredState | None:
         """Return what the target says; ``None`` if no migration to this store has begun.
 
         Raises:
             MigrationRefused: this store is the source of a migration.
         """
-        told = None if text is None else told_by(text, began, self._target.where)
-        if told is None or (told.is_of_source and told.is_over):
+        stored = None if text is None else stored_state(text, began, self._target.where)
+        if stored is None or (stored.is_of_source and stored.is_over):
             return None
-        if told.is_of_source:
-            raise _wrong_target(f"is the source of the migration to {told.target}", self._target.where)
-        return told
+        if stored.is_of_source:
+            raise _wrong_target(f"is the source of the migration to {stored.target}", self._target.where)
+        return stored
 
-    def _told_by_source(self, began: float) -> Told:
+    def _state_of_source(self, began: float) -> StoredState:
         """Return what the source says of a migration from it.
 
         Raises:
             MigrationRefused: this store is the target of another migration.
         """
-        told = told_by(_state_in(self._source), began, self._source.where)
-        if not told.is_of_target:
-            return told
-        if told.is_over:
+        stored = stored_state(_state_in(self._source), began, self._source.where)
+        if not stored.is_of_target:
+            return stored
+        if stored.is_over:
             # the results came to this store by an earlier migration
-            return told_by(None, began, self._source.where)
+            return stored_state(None, began, self._source.where)
         raise MigrationRefused(
             "the store of the results is the target of another migration, which is not over",
             where=self._source.where,
             remedy="end that one first; until then, name the stores of that one (ROOTCELLAR_MIGRATION)",
         )
 
-    def _told_without_target(self, began: float) -> Told:
+    def _state_without_target(self, began: float) -> StoredState:
         """Return what the source says, while the target cannot be reached.
 
         Where the target decides, this process must know that it means the same target.
         """
-        told = self._told_by_source(began)
-        is_known = told.known.migration == self._migration or told.target in ("", self._target_url)
-        if told.known.phase.target_decides and not is_known:
+        stored = self._state_of_source(began)
+        is_known = stored.known.migration == self._migration or stored.target in ("", self._target_url)
+        if stored.known.phase.target_decides and not is_known:
             raise StoreUnavailable(
-                f"the target cannot be reached, and the migration goes to {told.target}", where=self._target.where
+                f"the target cannot be reached, and the migration goes to {stored.target}", where=self._target.where
             )
-        return told
+        return stored
 
     @property
     def _migration(self) -> str:
@@ -280,10 +280,10 @@ class Follower:
         known = self._known
         return "" if known is None else known.migration
 
-    def _adopt(self, told: Told) -> Known:
+    def _adopt(self, stored: StoredState) -> Known:
         """Begin verbs in another phase from now on; return what is known now."""
         with self._lock:
-            known, earlier = told.known, self._known
+            known, earlier = stored.known, self._known
             if earlier is not None and not known.epoch and earlier.epoch:
                 logger.warning("The phase of the migration is not stored any more: %s goes on.", earlier.phase.name)
                 known = replace(earlier, read_at=known.read_at)
@@ -293,8 +293,8 @@ class Follower:
             if earlier is None or known.read_at >= earlier.read_at:
                 self._known = known
             adopted = self._known or known
-        self._samples.begin_again((told.known.epoch, told.finished_pass))
-        self._unmirrored.begin_again((adopted.epoch, told.finished_pass, told.verified_at))
+        self._samples.begin_again((stored.known.epoch, stored.finished_pass))
+        self._unmirrored.begin_again((adopted.epoch, stored.finished_pass, stored.verified_at))
         return adopted
 
     def confirmed(self) -> Known | None:

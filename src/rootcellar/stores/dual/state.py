@@ -15,7 +15,7 @@ from rootcellar.stores.dual.phases import STATE_KEY, Known, Phase
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class StoredState:
     """What was read.
 
     Attributes:
@@ -44,7 +44,7 @@ class Told:
         return self.known.phase is Phase.RETIRED
 
 
-def told_by(text: str | None, read_at: float, where: str) -> Told:
+def stored_state(text: str | None, read_at: float, where: str) -> StoredState:
     """Return what a shared value says; without one, the migration has not begun.
 
     Args:
@@ -56,7 +56,7 @@ def told_by(text: str | None, read_at: float, where: str) -> Told:
         MigrationPhaseUnknown: it cannot be understood.
     """
     if text is None:
-        return Told(Known(Phase.PREPARED, read_at=read_at))
+        return StoredState(Known(Phase.PREPARED, read_at=read_at))
     try:
         found: Mapping[str, Any] = json.loads(text)
         known = Known(
@@ -66,7 +66,7 @@ def told_by(text: str | None, read_at: float, where: str) -> Told:
             read_at,
             str(found.get("id") or ""),
         )
-        return Told(
+        return StoredState(
             known,
             finished_pass=(found.get("work") or {}).get("finished_at"),
             verified_at=(found.get("verified") or {}).get("at"),

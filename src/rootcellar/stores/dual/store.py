@@ -69,7 +69,7 @@ _NEVER = (Mirrored, Streamed, SharesValues, ReportsInserts, KeepsJournal, KeepsR
 _ALWAYS = (Watchable, Pooled)
 #: abilities that a backend asks for when it is made, and keeps
 _ASKED_EARLY = (RecordsSent, Holding, Counted, Older, KeepsRules, Manifest)
-#: abilities that work on both stores, and of which one store is enough
+#: abilities that work on both stores, and need only one that has them
 _OF_EITHER = (Holding, Expiring)
 #: tasks that are forgotten in one verb
 DELETED_AT_ONCE = 1_000
