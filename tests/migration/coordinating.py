@@ -20,6 +20,7 @@ from rootcellar.testing.memory import forget_place
 
 #: no test waits for these times
 QUICK = Options(look_every=0.01, leave_out_from=0.05, left_out_after=0.1, renewal=0.1)
+#: the time when the test began: the fixture `begin` of conftest.py sets it
 NOW = datetime.now(timezone.utc)
 
 

@@ -48,8 +48,8 @@ from rootcellar.stores.dual.phases import Phase
 from rootcellar.stores.holding import Holding
 from rootcellar.stores.mirroring import CopyReport, Held, fingerprint
 from rootcellar.testing.memory import MemoryStore
+from tests.helpers import now
 from tests.migration.coordinating import (
-    NOW,
     QUICK,
     Follower,
     book,
@@ -934,7 +934,7 @@ def run_pass(pair: Pair, phase: Phase, kind: PassKind) -> PassState:
 def test_pass_forth_buries_in_the_target_what_the_source_lacks() -> None:
     with memory_pair() as pair:
         pair.target.store.put(record("late-mirror"))
-        pair.target.store.put(record("expired", expires_at=NOW - timedelta(seconds=1)))
+        pair.target.store.put(record("expired", expires_at=now() - timedelta(seconds=1)))
         done = run_pass(pair, Phase.DUAL, PassKind.EQUAL)
         assert set(in_store(pair.target.store)) == {"expired"}
         assert (done.removed, set(pair.target.mirrored.burials_of(["late-mirror"]))) == (1, {"late-mirror"})
@@ -967,7 +967,7 @@ def test_expiry_of_what_celery_wrote_to_redis_comes_along_with_a_single_result(r
     pair = pair_of(source, target)
     to_phase(pair, Phase.DUAL)
     about = {"status": "SUCCESS", "result": 7, "traceback": None, "children": [], "task_id": "celerys"}
-    about["date_done"] = NOW.isoformat()
+    about["date_done"] = now().isoformat()
     with closing(redis.Redis.from_url(redis_url)) as client:
         client.set("celery-task-meta-celerys", json.dumps(about), ex=3_600)
     pair.source.values.share(f"{UNMIRRORED}celerys", "{}")
@@ -975,6 +975,6 @@ def test_expiry_of_what_celery_wrote_to_redis_comes_along_with_a_single_result(r
     found = target.get("celerys")
     assert found is not None
     assert found.expires_at is not None
-    assert abs((found.expires_at - NOW).total_seconds() - 3_600) < 600
+    assert abs((found.expires_at - now()).total_seconds() - 3_600) < 600
     for store in (source, target):
         store.close()

@@ -169,7 +169,8 @@ EXPLANATIONS: tuple[Explanation, ...] = (
         error="MigrationError",
         title="a step of a migration failed",
         why="The two stores and the phase are as they were before the step, or the next run of it goes on from there.",
-        remedy="See `rootcellar migrate status`, and run the command again.",
+        remedy="Look at the phase with `rootcellar migrate status`. Then repeat the command: a step that was begun is "
+        "finished, and no other is made.",
     ),
     Explanation(
         error="MigrationRefused",
