@@ -77,7 +77,7 @@ def _start_of(pid: int) -> str:
 
 
 def _namespace() -> str:
-    """Return the namespace of process numbers, and which start of which machine it is of; empty if it is unknown.
+    """Return the namespace of process numbers and the id of the machine's start; empty if they are unknown.
 
     The first namespace of every machine has the same number.
     """

@@ -1,7 +1,7 @@
 """MySQL as the source and the target of a migration.
 
-With the isolation level REPEATABLE READ, a reader locks the place of a burial that is missing, and who stores a burial
-there waits. All other transactions have READ COMMITTED.
+With the isolation level REPEATABLE READ, a reader locks the place of a burial that is missing, and a transaction that
+stores a burial there waits. All other transactions have READ COMMITTED.
 """
 
 from __future__ import annotations
